@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# `make demo` and `make test` do everything on a fresh machine with Swift: they call Scripts/setup.sh first.
+
+SWIFT ?= swift
+# More options for every build, for example: make build SWIFT_BUILD_FLAGS='-Xswiftc -warnings-as-errors'
+SWIFT_BUILD_FLAGS ?=
+BUILD_FLAGS = --explicit-target-dependency-import-check error $(SWIFT_BUILD_FLAGS)
+VSOCK = $(CURDIR)/.build/release/vsock
+FORMATTED = Package.swift Sources Tests
+
+.PHONY: help setup build release demo test lint format clean
+# Two builds at once would wait for each other.
+.NOTPARALLEL:
+
+help:
+	@echo 'make demo     install what is missing, build, show records and a stream crossing to a guest and back'
+	@echo 'make test     install what is missing, build, run all tests'
+	@echo 'make setup    only install what is missing'
+	@echo 'make build    debug build, tests included'
+	@echo 'make release  release build: .build/release/vsock'
+	@echo 'make lint     check the formatting'
+	@echo 'make format   format'
+	@echo 'make clean    remove what was built'
+
+setup:
+	@Scripts/setup.sh
+
+build:
+	$(SWIFT) build $(BUILD_FLAGS) --build-tests
+
+release:
+	$(SWIFT) build $(BUILD_FLAGS) -c release
+
+demo: setup release
+	$(VSOCK) demo
+
+# The tests with real guests run the release build, as users do, with the kernels that this machine can boot, or those
+# of VSOCK_KERNELS. They come last and one at a time: a guest is a load of its own.
+test: setup release
+	VSOCK_COMMAND=$(VSOCK) $(SWIFT) test $(BUILD_FLAGS) --skip '^GuestTests\.'
+	VSOCK_COMMAND=$(VSOCK) VSOCK_KERNELS="$${VSOCK_KERNELS-$$(Scripts/setup.sh --kernels)}" \
+		$(SWIFT) test $(BUILD_FLAGS) --skip-build --no-parallel --filter '^GuestTests\.'
+
+lint:
+	$(SWIFT) format lint --strict --parallel --recursive $(FORMATTED)
+
+format:
+	$(SWIFT) format --in-place --parallel --recursive $(FORMATTED)
+
+clean:
+	$(SWIFT) package clean

@@ -1,0 +1,91 @@
+// swift-tools-version: 6.2
+//
+// The layers, lowest first; each target names all it may import. LayeringTests holds the sources against this list.
+
+import PackageDescription
+
+let settings: [SwiftSetting] = [
+    .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("MemberImportVisibility"),
+]
+
+let package = Package(
+    name: "swift-vsock",
+    platforms: [.macOS(.v26)],
+    products: [
+        .executable(name: "vsock", targets: ["vsock"]),
+        .library(name: "Vsock", targets: ["Vsock"]),
+        // Preloaded into User Mode Linux by `vsock guest`.
+        .library(name: "GuestXstate", type: .dynamic, targets: ["CGuestXstate"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    ],
+    targets: [
+        // Bytes and values.
+        .target(name: "VsockWire", swiftSettings: settings),
+        // Connections, credit, framings, timers; no I/O.
+        .target(name: "VsockCore", dependencies: ["VsockWire"], swiftSettings: settings),
+        // Guest memory and split rings.
+        .target(name: "VirtioQueue", swiftSettings: settings),
+        // vhost-user messages and sessions; no I/O.
+        .target(name: "VhostUser", swiftSettings: settings),
+        // The only code that makes system calls.
+        .target(name: "CVsockLinux"),
+        .target(name: "VsockSystem", dependencies: ["CVsockLinux"], swiftSettings: settings),
+        // What joins the above.
+        .target(
+            name: "VsockTransport",
+            dependencies: [
+                "VsockWire", "VsockCore", "VirtioQueue", "VhostUser", "VsockSystem",
+                .product(name: "Logging", package: "swift-log"),
+            ], swiftSettings: settings),
+        // Sockets for programs.
+        .target(
+            name: "Vsock",
+            dependencies: [
+                "VsockWire", "VsockCore", "VsockSystem", "VsockTransport",
+                .product(name: "Logging", package: "swift-log"),
+            ], swiftSettings: settings),
+        // What User Mode Linux needs on processors with AMX.
+        .target(name: "CGuestXstate"),
+        // The command.
+        .executableTarget(
+            name: "vsock",
+            dependencies: [
+                "VsockWire", "VsockCore", "VsockSystem", "VsockTransport",
+                .product(name: "Logging", package: "swift-log"),
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ], swiftSettings: settings),
+
+        // Helpers of tests, without system calls.
+        .target(name: "VsockTestSupport", dependencies: ["VsockWire", "VsockCore"], swiftSettings: settings),
+        .testTarget(name: "VsockWireTests", dependencies: ["VsockWire", "VsockTestSupport"], swiftSettings: settings),
+        .testTarget(
+            name: "VsockCoreTests", dependencies: ["VsockWire", "VsockCore", "VsockTestSupport"],
+            swiftSettings: settings),
+        .testTarget(name: "VirtioQueueTests", dependencies: ["VirtioQueue"], swiftSettings: settings),
+        .testTarget(name: "VhostUserTests", dependencies: ["VhostUser"], swiftSettings: settings),
+        .testTarget(name: "VsockSystemTests", dependencies: ["VsockSystem", "CVsockLinux"], swiftSettings: settings),
+        .testTarget(
+            name: "VsockTransportTests",
+            dependencies: [
+                "VsockTransport", "VsockWire", "VsockCore", "VirtioQueue", "VhostUser", "VsockSystem",
+                "VsockTestSupport",
+                .product(name: "Logging", package: "swift-log"),
+            ], swiftSettings: settings),
+        .testTarget(
+            name: "SocketTests",
+            dependencies: [
+                "VsockWire", "VsockCore", "VirtioQueue", "VsockSystem", "VsockTransport", "Vsock", "VsockTestSupport",
+                .product(name: "Logging", package: "swift-log"),
+            ], swiftSettings: settings),
+        .testTarget(name: "LayeringTests", swiftSettings: settings),
+        .testTarget(
+            name: "VsockCommandTests", dependencies: ["vsock", "VsockSystem"], swiftSettings: settings),
+        .testTarget(
+            name: "GuestTests", dependencies: ["vsock", "VsockSystem"], exclude: ["Programs"], swiftSettings: settings),
+    ],
+    swiftLanguageModes: [.v6]
+)

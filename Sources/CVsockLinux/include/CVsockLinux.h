@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The Linux interfaces that `import Glibc` does not show to Swift: control messages, epoll, eventfd, signalfd, memfd,
+// accept4, several messages per call, pidfd and AF_VSOCK. Each function is one system call or one macro; there is no
+// logic here. All return what the system call returns (-1 and errno on failure).
+//
+// A function whose declaration needs _GNU_SOURCE is called by syscall(2): Swift reads this header together with the
+// C library's own module, which is built without that macro.
+
+#ifndef CVSOCK_LINUX_H
+#define CVSOCK_LINUX_H
+
+// For Swift, the C library's module comes first: otherwise struct iovec, struct msghdr and others would seem to be
+// declared here, and whoever imports Glibc could not reach their members without importing this module too.
+#include <features.h>
+#if defined(__swift__) && defined(__GLIBC__)
+#pragma clang module import SwiftGlibc
+#endif
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+#include <sys/vfs.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <linux/magic.h>
+#include <linux/memfd.h>
+#include <linux/vm_sockets.h>
+
+// syscall(2) is variadic, and hidden by a strict language mode; declared here so that neither matters.
+extern long syscall(long number, ...);
+
+#pragma clang assume_nonnull begin
+
+// MARK: Control messages, cmsg(3)
+
+static inline size_t cvsock_cmsg_space(size_t byteCount) { return CMSG_SPACE(byteCount); }
+
+static inline size_t cvsock_cmsg_len(size_t byteCount) { return CMSG_LEN(byteCount); }
+
+static inline struct cmsghdr *_Nullable cvsock_cmsg_firsthdr(const struct msghdr *message) {
+    return CMSG_FIRSTHDR(message);
+}
+
+static inline struct cmsghdr *_Nullable cvsock_cmsg_nxthdr(struct msghdr *message, struct cmsghdr *header) {
+    return CMSG_NXTHDR(message, header);
+}
+
+static inline void *cvsock_cmsg_data(struct cmsghdr *header) { return CMSG_DATA(header); }
+
+// MARK: epoll(7)
+// struct epoll_event is packed on x86-64: its fields are reached here, never by a pointer to a field.
+
+enum {
+    CVSOCK_EPOLLIN = EPOLLIN,
+    CVSOCK_EPOLLOUT = EPOLLOUT,
+    CVSOCK_EPOLLRDHUP = EPOLLRDHUP,
+    CVSOCK_EPOLLHUP = EPOLLHUP,
+    CVSOCK_EPOLLERR = EPOLLERR,
+};
+static const uint32_t CVSOCK_EPOLLET = (uint32_t)EPOLLET;
+
+static inline int cvsock_epoll_create(void) { return epoll_create1(EPOLL_CLOEXEC); }
+
+static inline int cvsock_epoll_add(int poller, int descriptor, uint32_t events, uint64_t token) {
+    struct epoll_event event = {.events = events, .data = {.u64 = token}};
+    return epoll_ctl(poller, EPOLL_CTL_ADD, descriptor, &event);
+}
+
+static inline int cvsock_epoll_modify(int poller, int descriptor, uint32_t events, uint64_t token) {
+    struct epoll_event event = {.events = events, .data = {.u64 = token}};
+    return epoll_ctl(poller, EPOLL_CTL_MOD, descriptor, &event);
+}
+
+static inline int cvsock_epoll_remove(int poller, int descriptor) {
+    struct epoll_event event = {0};
+    return epoll_ctl(poller, EPOLL_CTL_DEL, descriptor, &event);
+}
+
+static inline uint32_t cvsock_epoll_events(const struct epoll_event *event) { return event->events; }
+
+static inline uint64_t cvsock_epoll_token(const struct epoll_event *event) { return event->data.u64; }
+
+static inline int cvsock_epoll_wait(int poller, struct epoll_event *events, int capacity, int milliseconds) {
+    return epoll_wait(poller, events, capacity, milliseconds);
+}
+
+// Linux 5.11: a timeout in nanoseconds. ENOSYS on older kernels.
+static inline int cvsock_epoll_pwait2(int poller, struct epoll_event *events, int capacity,
+                                      const struct timespec *timeout) {
+#if defined(SYS_epoll_pwait2) && defined(__LP64__)
+    return (int)syscall(SYS_epoll_pwait2, poller, events, capacity, timeout, (void *)0, (size_t)0);
+#else
+    (void)poller, (void)events, (void)capacity, (void)timeout;
+    errno = ENOSYS;
+    return -1;
+#endif
+}
+
+// MARK: eventfd(2), signalfd(2)
+
+static inline int cvsock_eventfd(void) { return eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK); }
+
+static inline int cvsock_signalfd(const sigset_t *set) { return signalfd(-1, set, SFD_CLOEXEC | SFD_NONBLOCK); }
+
+static const size_t CVSOCK_SIGNALFD_SIGINFO_SIZE = sizeof(struct signalfd_siginfo);
+
+static inline uint32_t cvsock_signalfd_signal(const void *bytes) {
+    struct signalfd_siginfo information;
+    memcpy(&information, bytes, sizeof(information));
+    return information.ssi_signo;
+}
+
+static inline int cvsock_ignore_signal(int number) {
+    return signal(number, SIG_IGN) == SIG_ERR ? -1 : 0;
+}
+
+// MARK: memfd_create(2) and seals, fcntl(2)
+
+static inline int cvsock_memfd_create(const char *name) {
+    return (int)syscall(SYS_memfd_create, name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+}
+
+// A memfd of huge pages, such as front-ends back guests with.
+static inline int cvsock_memfd_create_huge(const char *name) {
+    return (int)syscall(SYS_memfd_create, name, MFD_CLOEXEC | MFD_HUGETLB);
+}
+
+// F_ADD_SEALS with F_SEAL_SEAL, F_SEAL_SHRINK and F_SEAL_GROW: by value, because <linux/fcntl.h> clashes with <fcntl.h>
+// and the latter shows them to _GNU_SOURCE only.
+static inline int cvsock_seal_size(int descriptor) { return fcntl(descriptor, 1024 + 9, 0x0001 | 0x0002 | 0x0004); }
+
+// MADV_DONTDUMP of madvise(2), which is called by number for the same reason as memfd_create.
+static inline int cvsock_exclude_from_core_dump(void *base, size_t byteCount) {
+    return (int)syscall(SYS_madvise, base, byteCount, 16);
+}
+
+static inline int cvsock_is_huge_page_file(const struct statfs *status) {
+    return status->f_type == HUGETLBFS_MAGIC;
+}
+
+// MARK: Pipes
+
+static inline int cvsock_pipe(int *descriptors, int nonBlocking) {
+    return (int)syscall(SYS_pipe2, descriptors, O_CLOEXEC | (nonBlocking ? O_NONBLOCK : 0));
+}
+
+// MARK: Sockets
+
+static inline int cvsock_accept(int listener) {
+    return (int)syscall(SYS_accept4, listener, (void *)0, (void *)0, SOCK_CLOEXEC | SOCK_NONBLOCK);
+}
+
+static inline int cvsock_socket(int domain, int type, int nonBlocking) {
+    return socket(domain, type | SOCK_CLOEXEC | (nonBlocking ? SOCK_NONBLOCK : 0), 0);
+}
+
+static inline int cvsock_socketpair(int domain, int type, int nonBlocking, int *descriptors) {
+    return socketpair(domain, type | SOCK_CLOEXEC | (nonBlocking ? SOCK_NONBLOCK : 0), 0, descriptors);
+}
+
+// struct mmsghdr of recvmmsg(2), under a name of our own because <sys/socket.h> shows it to _GNU_SOURCE only.
+struct cvsock_mmsghdr {
+    struct msghdr msg_hdr;
+    unsigned int msg_len;
+};
+
+static inline int cvsock_recvmmsg(int descriptor, struct cvsock_mmsghdr *messages, unsigned int count, int flags) {
+    return (int)syscall(SYS_recvmmsg, descriptor, messages, count, flags, (void *)0);
+}
+
+static inline int cvsock_sendmmsg(int descriptor, struct cvsock_mmsghdr *messages, unsigned int count, int flags) {
+    return (int)syscall(SYS_sendmmsg, descriptor, messages, count, flags);
+}
+
+// MARK: AF_VSOCK, vsock(7)
+
+static inline struct sockaddr_vm cvsock_sockaddr_vm(uint32_t cid, uint32_t port) {
+    struct sockaddr_vm address;
+    memset(&address, 0, sizeof(address));
+    address.svm_family = AF_VSOCK;
+    address.svm_cid = cid;
+    address.svm_port = port;
+    return address;
+}
+
+// SO_VM_SOCKETS_* names for setsockopt(2); their level is AF_VSOCK.
+enum {
+    CVSOCK_SO_BUFFER_SIZE = SO_VM_SOCKETS_BUFFER_SIZE,
+    CVSOCK_SO_BUFFER_MIN_SIZE = SO_VM_SOCKETS_BUFFER_MIN_SIZE,
+    CVSOCK_SO_BUFFER_MAX_SIZE = SO_VM_SOCKETS_BUFFER_MAX_SIZE,
+    CVSOCK_SO_CONNECT_TIMEOUT = SO_VM_SOCKETS_CONNECT_TIMEOUT,
+};
+
+static inline int cvsock_get_local_cid(int device, uint32_t *cid) {
+    unsigned int value = 0;
+    int result = ioctl(device, IOCTL_VM_SOCKETS_GET_LOCAL_CID, &value);
+    *cid = value;
+    return result;
+}
+
+// MARK: Child processes
+
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 34)
+// <spawn.h> shows it to _GNU_SOURCE only.
+extern int posix_spawn_file_actions_addclosefrom_np(posix_spawn_file_actions_t *actions, int first);
+#endif
+
+// Closes all descriptors from `first` on in the child. Without a C library that can do it, nothing happens.
+static inline int cvsock_spawn_close_from(posix_spawn_file_actions_t *actions, int first) {
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 34)
+    return posix_spawn_file_actions_addclosefrom_np(actions, first);
+#else
+    (void)actions, (void)first;
+    return 0;
+#endif
+}
+
+static inline int cvsock_pidfd_open(pid_t process) {
+#ifdef SYS_pidfd_open
+    return (int)syscall(SYS_pidfd_open, process, 0);
+#else
+    (void)process;
+    errno = ENOSYS;
+    return -1;
+#endif
+}
+
+// MARK: This process and its threads
+
+extern char *_Nullable *_Null_unspecified environ;
+
+static inline char *_Nullable *_Null_unspecified cvsock_environment(void) { return environ; }
+
+// PR_SET_NAME of prctl(2): the name of the calling thread, cut at 15 bytes.
+static inline int cvsock_set_thread_name(const char *name) {
+    return (int)syscall(SYS_prctl, 15, name, 0L, 0L, 0L);
+}
+
+#pragma clang assume_nonnull end
+
+/* FIONREAD (SIOCINQ): bytes that wait in a socket. 0, or -1 with errno. */
+static inline int cvsock_get_unread(int descriptor, int *_Nonnull count)
+{
+    return ioctl(descriptor, FIONREAD, count);
+}
+
+#endif

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The buffers that a guest has posted on its receive queue (virtio 1.3 "Socket Device / Virtqueues", queue 0), as
+// slots for packets: a header, and room for payload. Several are taken at once, so that one system call fills them;
+// what was not needed is put back.
+
+import VirtioQueue
+import VsockCore
+import VsockWire
+
+/// Slots of a receive queue. Between ``reserve(byteCount:slotLimit:)`` and ``release()`` the payload areas of the
+/// reserved slots lie in ``segments``, in order.
+final class GuestBuffers {
+    /// Slots reserved at once: enough for 256 KiB in pages.
+    static let slotLimit = 96
+    /// One less than IOV_MAX: the caller may add a segment.
+    private static let segmentLimit = 1023
+
+    private struct Slot {
+        var head: UInt16
+        /// The header's place, in `chainSegments`.
+        var headerStart: Int
+        var payloadByteCount: Int
+        /// The payload's place, in `segments`.
+        var payload: Range<Int>
+    }
+
+    private let queue: RunningQueue
+    private let memory: GuestMemory
+    private var chainSegments = SegmentList(capacity: segmentLimit)
+    private var slots: [Slot] = []
+    private var nextSlot = 0
+    /// The payload areas of the reserved slots, with room for one more segment of the caller's.
+    private(set) var segments = SegmentList(capacity: segmentLimit + 1)
+    /// Chains that were malformed or too small for a packet.
+    private(set) var uselessCount = 0
+    /// Used entries that are not published yet.
+    private(set) var unpublishedCount = 0
+
+    init(queue: RunningQueue, memory: GuestMemory) {
+        self.queue = queue
+        self.memory = memory
+        slots.reserveCapacity(Self.slotLimit)
+    }
+
+    /// Takes slots until `byteCount` bytes of payload fit, at most `slotLimit` of them; for a packet without payload
+    /// any slot will do. Returns the payload bytes that fit; nil when the guest has posted no slot.
+    func reserve(byteCount: Int, slotLimit: Int) throws(VirtqueueError) -> Int? {
+        precondition(nextSlot == slots.count, "slots are still reserved")
+        slots.removeAll(keepingCapacity: true)
+        nextSlot = 0
+        chainSegments.removeAll()
+        segments.removeAll()
+        var capacity = 0
+        let limit = min(slotLimit, Self.slotLimit)
+        while slots.count < max(1, limit), slots.isEmpty || capacity < byteCount {
+            guard let chain = try nextChain(needsPayload: byteCount > 0) else { break }
+            guard let room = append(chain) else {
+                queue.ring.rewind(1)
+                break
+            }
+            capacity += room
+        }
+        return slots.isEmpty ? nil : capacity
+    }
+
+    /// Payload bytes that fit into the next reserved slot; nil when all are committed.
+    var nextCapacity: Int? { nextSlot < slots.count ? slots[nextSlot].payloadByteCount : nil }
+
+    /// The payload areas of the next reserved slot, as a range of ``segments``.
+    var nextPayload: Range<Int> { slots[nextSlot].payload }
+
+    /// Fills the next reserved slot with a header; its payload has been written to its areas.
+    func commit(_ header: PacketHeader) {
+        let slot = slots[nextSlot]
+        nextSlot += 1
+        write(header, at: slot.headerStart)
+        queue.ring.addUsed(
+            head: slot.head,
+            writtenByteCount: UInt32(PacketHeader.byteCount) &+ header.payloadByteCount)
+        unpublishedCount += 1
+    }
+
+    /// Fills the next reserved slot with a packet whose payload is `bytes`.
+    func commit(_ header: PacketHeader, payload bytes: UnsafeRawBufferPointer) {
+        var offset = 0
+        for index in nextPayload where offset < bytes.count {
+            let segment = segments[index]
+            let area = UnsafeMutableRawBufferPointer(start: segment.base, count: segment.count)
+            let count = min(segment.count, bytes.count - offset)
+            area.copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[offset..<(offset + count)]))
+            offset += count
+        }
+        commit(header)
+    }
+
+    /// Puts back the reserved slots that were not committed.
+    func release() {
+        queue.ring.rewind(slots.count - nextSlot)
+        nextSlot = slots.count
+    }
+
+    /// Cuts the payload areas to `byteCount` bytes in all, so that no more can be read into them.
+    func limitSegments(to byteCount: Int) {
+        var left = byteCount
+        for index in 0..<segments.count {
+            guard segments[index].count >= left else {
+                left -= segments[index].count
+                continue
+            }
+            if left == 0 {
+                segments.truncate(to: index)
+            } else {
+                segments.baseAddress[index] = MemorySegment(base: segments[index].base, count: left)
+                segments.truncate(to: index + 1)
+            }
+            return
+        }
+    }
+
+    /// Adds an area of the caller's behind the payload areas.
+    func appendSegment(_ segment: MemorySegment) { _ = segments.append(segment) }
+
+    /// Shows the guest what was committed; true when it wants to be told.
+    func publish() -> Bool {
+        guard unpublishedCount > 0 else { return false }
+        unpublishedCount = 0
+        queue.ring.publishUsed()
+        return queue.ring.needsNotification()
+    }
+
+    /// A chain of no use (malformed, too small) goes back with length 0, for keeping it would block those behind it.
+    /// Only as the first of a reservation, though: those before it may yet be put back, and must stay the last taken.
+    private func nextChain(needsPayload: Bool) throws(VirtqueueError) -> DescriptorChain? {
+        while true {
+            let useless: UInt16
+            switch try queue.ring.next(memory: memory, into: &chainSegments) {
+            case .empty, .full:
+                return nil
+            case .malformed(let head):
+                useless = head
+            case .chain(let chain):
+                let needed = PacketHeader.byteCount + (needsPayload ? SequenceHeader.byteCount : 0)
+                if chain.writableByteCount >= needed { return chain }
+                useless = chain.head
+            }
+            guard slots.isEmpty else {
+                queue.ring.rewind(1)
+                return nil
+            }
+            queue.ring.addUsed(head: useless, writtenByteCount: 0)
+            unpublishedCount += 1
+            uselessCount += 1
+        }
+    }
+
+    private func append(_ chain: DescriptorChain) -> Int? {
+        var index = chain.writable.lowerBound
+        var skip = PacketHeader.byteCount
+        while skip > 0, skip >= chainSegments[index].count {
+            skip -= chainSegments[index].count
+            index += 1
+        }
+        let start = segments.count
+        var capacity = 0
+        while index < chain.writable.upperBound, capacity < PacketHeader.maximumPayloadByteCount {
+            let segment = chainSegments[index]
+            let count = min(segment.count - skip, PacketHeader.maximumPayloadByteCount - capacity)
+            guard segments.count < Self.segmentLimit,
+                segments.append(MemorySegment(base: segment.base + skip, count: count))
+            else {
+                segments.truncate(to: start)
+                return nil
+            }
+            capacity += count
+            skip = 0
+            index += 1
+        }
+        slots.append(
+            Slot(
+                head: chain.head, headerStart: chain.writable.lowerBound, payloadByteCount: capacity,
+                payload: start..<segments.count))
+        return capacity
+    }
+
+    private func write(_ header: PacketHeader, at start: Int) {
+        let first = chainSegments[start]
+        if first.count >= PacketHeader.byteCount {
+            header.write(to: UnsafeMutableRawBufferPointer(start: first.base, count: first.count))
+            return
+        }
+        withUnsafeTemporaryAllocation(byteCount: PacketHeader.byteCount, alignment: 8) { bytes in
+            header.write(to: bytes)
+            var index = start
+            var offset = 0
+            while offset < PacketHeader.byteCount {
+                let segment = chainSegments[index]
+                let count = min(segment.count, PacketHeader.byteCount - offset)
+                if let base = bytes.baseAddress { segment.base.copyMemory(from: base + offset, byteCount: count) }
+                offset += count
+                index += 1
+            }
+        }
+    }
+}

@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Logging
+import VsockCore
+import VsockSystem
+import VsockWire
+
+/// A vsock device in this process: its program is the host of a VM whose monitor connects to a vhost-user socket, and
+/// its sockets are context ID 2 for the guest.
+public final class SocketDevice: Sendable {
+    private let host: SocketDeviceHost
+    private let worker: DeviceWorker
+
+    /// Creates the vhost-user socket and serves it. `configuration.hybridPath` is not used.
+    public init(
+        _ configuration: VsockDeviceConfiguration, reservesLowPorts: Bool = false, log: Logger
+    ) throws(DeviceDaemonError) {
+        let guest = VsockAddress.ContextID(rawValue: configuration.guestCID)
+        guard guest.isGuest else {
+            throw DeviceDaemonError("guest-cid \(configuration.guestCID) is reserved: use 3 to 4294967294")
+        }
+        var endpoint = EndpointConfiguration(localCID: .host, peerCID: guest, framing: .none)
+        endpoint.bufferByteCount = configuration.bufferByteCount
+        endpoint.connectTimeoutNanoseconds = configuration.connectTimeoutNanoseconds
+        endpoint.closeTimeoutNanoseconds = configuration.closeTimeoutNanoseconds
+        let table = SocketTable(endpoint, isReady: false, reservesLowPorts: reservesLowPorts)
+        do throws(SystemCallError) {
+            let mailbox = try LoopMailbox()
+            host = SocketDeviceHost(table, guestCID: guest, mailbox: mailbox)
+            table.carrier = host
+            worker = try DeviceWorker(configuration, host: host, mailbox: mailbox, log: log)
+        } catch {
+            throw DeviceDaemonError("\(error)")
+        }
+        if let failure = worker.waitUntilReady() {
+            worker.join()
+            throw DeviceDaemonError(failure)
+        }
+    }
+
+    deinit { stop() }
+
+    /// A new socket.
+    public func makeSocket(_ type: SocketType) -> any ConnectibleSocket { host.table.makeSocket(type) }
+
+    /// Lets `tap` see every packet from now on; nil for nobody.
+    public func setTap(_ tap: (any PacketTap)?) { host.table.lock.withLock { host.table.tap = tap } }
+
+    /// Resets the guest's connections, removes the vhost-user socket, and waits until that is done. All sockets fail.
+    public func stop() {
+        worker.stop()
+        worker.join()
+        host.table.lock.withLock { host.table.fail() }
+    }
+}

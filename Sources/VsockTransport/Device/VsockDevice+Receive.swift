@@ -1,0 +1,36 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Packets to the guest: the driver's receive queue. The guest's kicks are wanted only while something waits for
+// buffers.
+
+import VirtioQueue
+import VsockCore
+import VsockSystem
+
+extension VsockDevice {
+    /// Hands the guest what there is for it, as far as its buffers go.
+    func processReceiveQueue() {
+        guard let buffers, let queue = receiveQueue, !isStarved else { return }
+        do throws(VirtqueueError) {
+            queue.ring.disableKicks()
+            while try hostSide.transmit(into: buffers) {
+                publish(buffers)
+                guard queue.ring.enableKicks() else {
+                    isStarved = true
+                    return
+                }
+                queue.ring.disableKicks()
+            }
+        } catch {
+            publish(buffers)
+            return queueBroke(QueueIndex.receive, error)
+        }
+        publish(buffers)
+    }
+
+    private func publish(_ buffers: GuestBuffers) {
+        guard buffers.publish() else { return }
+        counters.notifications += 1
+        notifier?.notify(queue: QueueIndex.receive)
+    }
+}

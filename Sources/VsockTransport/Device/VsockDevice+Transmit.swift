@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Packets from the guest: the driver's transmit queue. A packet is a run of bytes over a chain of any shape: header
+// and payload may share a descriptor, split it or span several (virtio 1.3 "Message Framing").
+//
+// Chains are taken in batches. Their payload is used in place, so they are returned only after the host's sockets
+// have been written to; then once for the whole batch.
+
+import Logging
+import VirtioQueue
+import VsockCore
+import VsockSystem
+import VsockWire
+
+extension VsockDevice {
+    /// Chains taken before the receive queue has its turn.
+    private static var batchCount: Int { 256 }
+
+    /// Takes a batch of packets from the guest; true when there are more.
+    func processTransmitQueue() -> Bool {
+        guard let queue = transmitQueue, let memory else { return false }
+        queue.ring.disableKicks()
+        var hasMore = false
+        do throws(VirtqueueError) {
+            hasMore = try takeBatch(queue, memory)
+        } catch {
+            finishBatch(queue)
+            queueBroke(QueueIndex.transmit, error)
+            return false
+        }
+        finishBatch(queue)
+        guard !hasMore else { return true }
+        // Without room for replies, packets wait until the guest has taken some.
+        waitsForReplies = !hostSide.canReceive
+        return waitsForReplies ? false : queue.ring.enableKicks()
+    }
+
+    private func takeBatch(_ queue: RunningQueue, _ memory: GuestMemory) throws(VirtqueueError) -> Bool {
+        for _ in 0..<Self.batchCount {
+            guard hostSide.canReceive else { return false }
+            switch try queue.ring.next(memory: memory, into: &segments) {
+            case .empty:
+                return false
+            case .full:
+                return true
+            case .malformed(let head):
+                log.debug("malformed chain", metadata: ["head": "\(head)"])
+                counters.malformedChains += 1
+                finishedHeads.append(head)
+            case .chain(let chain):
+                receive(chain)
+                finishedHeads.append(chain.head)
+            }
+        }
+        return true
+    }
+
+    private func finishBatch(_ queue: RunningQueue) {
+        hostSide.flush()
+        segments.removeAll()
+        for head in finishedHeads { queue.ring.addUsed(head: head, writtenByteCount: 0) }
+        finishedHeads.removeAll(keepingCapacity: true)
+        queue.ring.publishUsed()
+        guard queue.ring.needsNotification() else { return }
+        counters.notifications += 1
+        notifier?.notify(queue: QueueIndex.transmit)
+    }
+
+    private func receive(_ chain: DescriptorChain) {
+        guard let header = readHeader(chain),
+            header.payloadByteCount <= PacketHeader.maximumPayloadByteCount,
+            let payload = payloadSegments(chain, byteCount: Int(header.payloadByteCount))
+        else {
+            counters.malformedChains += 1
+            log.debug("chain without a packet", metadata: ["bytes": "\(chain.readableByteCount)"])
+            return
+        }
+        let isMarker = header.operation == .sequenceBegin || header.operation == .sequenceEnd
+        hostSide.receive(header, marker: isMarker ? readMarker(payload, header) : nil, payload: payload, in: segments)
+    }
+
+    /// Copies the header out of guest memory; everything is decided on the copy.
+    private func readHeader(_ chain: DescriptorChain) -> PacketHeader? {
+        guard chain.readableByteCount >= PacketHeader.byteCount else { return nil }
+        let first = segments[chain.readable.lowerBound]
+        if first.count >= PacketHeader.byteCount {
+            return PacketHeader(UnsafeRawBufferPointer(start: first.base, count: PacketHeader.byteCount))
+        }
+        return withUnsafeTemporaryAllocation(byteCount: PacketHeader.byteCount, alignment: 8) { bytes in
+            copyOut(chain.readable, to: bytes)
+            return PacketHeader(UnsafeRawBufferPointer(bytes))
+        }
+    }
+
+    private func readMarker(_ payload: Range<Int>, _ header: PacketHeader) -> SequenceHeader? {
+        guard header.payloadByteCount == SequenceHeader.byteCount else { return nil }
+        return withUnsafeTemporaryAllocation(byteCount: SequenceHeader.byteCount, alignment: 8) { bytes in
+            copyOut(payload, to: bytes)
+            return SequenceHeader(UnsafeRawBufferPointer(bytes))
+        }
+    }
+
+    private func copyOut(_ range: Range<Int>, to bytes: UnsafeMutableRawBufferPointer) {
+        var offset = 0
+        for index in range where offset < bytes.count {
+            let segment = segments[index]
+            let count = min(segment.count, bytes.count - offset)
+            bytes.baseAddress?.advanced(by: offset).copyMemory(from: segment.base, byteCount: count)
+            offset += count
+        }
+    }
+
+    /// The segments of the payload: what follows the header, cut to `byteCount` bytes. Nil when the chain is shorter.
+    private func payloadSegments(_ chain: DescriptorChain, byteCount: Int) -> Range<Int>? {
+        guard chain.readableByteCount - PacketHeader.byteCount >= byteCount else { return nil }
+        var index = chain.readable.lowerBound
+        var skip = PacketHeader.byteCount
+        while skip > 0, skip >= segments[index].count {
+            skip -= segments[index].count
+            index += 1
+        }
+        let start = index
+        var remaining = byteCount
+        while remaining > 0 {
+            let segment = segments[index]
+            let count = min(segment.count - skip, remaining)
+            segments.baseAddress[index] = MemorySegment(base: segment.base + skip, count: count)
+            skip = 0
+            remaining -= count
+            index += 1
+        }
+        return start..<index
+    }
+}

@@ -1,0 +1,222 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The vhost-user-vsock device of one VM (Linux: drivers/vhost/vsock.c). It joins the queues in guest memory, the
+// protocol core, and the host's sockets:
+//
+//      guest's transmit queue (1) --> endpoint --> host sockets        VsockDevice+Transmit
+//      guest's receive queue  (0) <-- endpoint <-- host sockets        VsockDevice+Receive
+//      event queue            (2)     the guest's buffers are kept, nothing is sent yet
+//
+// The device outlives the VM's monitor: VhostUserServer joins it to one vhost-user session after another, and the
+// host's sockets stay. All of it belongs to one event loop. A ring that breaks the rules stops the device until the
+// monitor sets it up anew; other devices go on.
+
+import Logging
+import VirtioQueue
+import VsockCore
+import VsockSystem
+import VsockWire
+
+/// Tells the guest's driver that a queue has news.
+protocol QueueNotifier: AnyObject {
+    /// Signals the queue's call descriptor.
+    func notify(queue: Int)
+    /// Reports a queue that is broken: its error descriptor is signalled.
+    func reportBroken(queue: Int, _ error: VirtqueueError)
+}
+
+/// See the top of the file.
+final class VsockDevice: LoopTask {
+    /// Queue indices of a socket device: virtio 1.3 "Socket Device / Virtqueues".
+    enum QueueIndex {
+        static let receive = 0
+        static let transmit = 1
+        static let event = 2
+        static let count = 3
+    }
+
+    let configuration: VsockDeviceConfiguration
+    let loop: EventLoop
+    let log: Logger
+    let hostSide: any DeviceHost
+    /// The host programs' sockets, when the host is the file system.
+    private let listener: HybridListener?
+
+    var memory: GuestMemory?
+    var receiveQueue: RunningQueue?
+    var transmitQueue: RunningQueue?
+    var buffers: GuestBuffers?
+    weak var notifier: (any QueueNotifier)?
+
+    /// The segments of the transmit chains at hand; a chain of Linux has at most 19 of them.
+    var segments = SegmentList(capacity: 4096)
+    /// Transmit chains that are dealt with but not returned.
+    var finishedHeads: [UInt16] = []
+    /// Whether the guest has to post receive buffers before anything can go on.
+    var isStarved = false
+    /// Whether packets of the guest wait until it has taken replies.
+    var waitsForReplies = false
+    var counters = VsockDeviceCounters()
+    /// Where the driver left the transmit queue when it was stopped: a driver that goes on from there has only been
+    /// paused, and its connections live.
+    private var transmitIndexAtStop: UInt16?
+
+    /// Creates the device and the host's sockets.
+    init(_ configuration: VsockDeviceConfiguration, loop: EventLoop, log: Logger) throws(SystemCallError) {
+        self.configuration = configuration
+        self.loop = loop
+        self.log = log
+        var endpoint = EndpointConfiguration(
+            localCID: .host, peerCID: VsockAddress.ContextID(rawValue: configuration.guestCID), framing: .none)
+        endpoint.bufferByteCount = configuration.bufferByteCount
+        endpoint.connectTimeoutNanoseconds = configuration.connectTimeoutNanoseconds
+        endpoint.closeTimeoutNanoseconds = configuration.closeTimeoutNanoseconds
+        let host = HybridHost(path: configuration.hybridPath, endpoint: endpoint, loop: loop, log: log)
+        hostSide = host
+        listener = try HybridListener(
+            host, mode: configuration.socketMode, clientTimeoutNanoseconds: configuration.clientTimeoutNanoseconds,
+            loop: loop, log: log)
+        super.init()
+        host.carrier = self
+    }
+
+    /// Creates the device over a host of the caller's.
+    init(_ configuration: VsockDeviceConfiguration, host: any DeviceHost, loop: EventLoop, log: Logger) {
+        self.configuration = configuration
+        self.loop = loop
+        self.log = log
+        hostSide = host
+        listener = nil
+        super.init()
+        host.carrier = self
+    }
+
+    /// Whether the driver's queues run.
+    var isReady: Bool { receiveQueue != nil && transmitQueue != nil && memory != nil }
+
+    // MARK: From the session
+
+    /// A queue has been set up and enabled. `isSeqpacketNegotiated` decides the record framing.
+    /// A queue that `isContinued` has only been moved.
+    func startQueue(
+        _ index: Int, ring: consuming DeviceQueue, base: UInt16, isSeqpacketNegotiated: Bool, isContinued: Bool
+    ) {
+        let queue = RunningQueue(ring: ring)
+        switch index {
+        case QueueIndex.receive:
+            receiveQueue = queue
+        case QueueIndex.transmit:
+            transmitQueue = queue
+            let isResumed = isContinued || (transmitIndexAtStop == base && base != 0)
+            if !isResumed {
+                hostSide.restart(framing: configuration.seqpacket.framing(isNegotiated: isSeqpacketNegotiated))
+            }
+        default:
+            return
+        }
+        rejoin()
+    }
+
+    /// A queue is stopped; returns the index from which it can be continued.
+    func stopQueue(_ index: Int) -> UInt16 {
+        var base: UInt16 = 0
+        switch index {
+        case QueueIndex.receive:
+            base = receiveQueue?.ring.nextAvailableIndex ?? 0
+            receiveQueue = nil
+        case QueueIndex.transmit:
+            base = transmitQueue?.ring.nextAvailableIndex ?? 0
+            if transmitQueue != nil { transmitIndexAtStop = base }
+            transmitQueue = nil
+        default:
+            break
+        }
+        rejoin()
+        return base
+    }
+
+    /// Guest memory has changed; queues that run on are set up anew by the caller.
+    func setMemory(_ memory: GuestMemory?) {
+        self.memory = memory
+        rejoin()
+    }
+
+    /// The driver is gone for good: the monitor has left, or has reset the device.
+    func driverLeft() {
+        receiveQueue = nil
+        transmitQueue = nil
+        transmitIndexAtStop = nil
+        rejoin()
+        hostSide.restart(framing: .none)
+    }
+
+    /// Ends the device: connections are reset towards the guest, sockets are removed.
+    func stop() {
+        hostSide.resetConnections()
+        // The guest may have posted buffers since.
+        isStarved = false
+        processReceiveQueue()
+        driverLeft()
+        listener?.stop()
+        loop.forget(self)
+    }
+
+    private func rejoin() {
+        if let receiveQueue, let memory, transmitQueue != nil {
+            buffers = GuestBuffers(queue: receiveQueue, memory: memory)
+        } else {
+            buffers = nil
+        }
+        isStarved = false
+        let wasReady = hostSide.isDriverReady
+        hostSide.isDriverReady = isReady
+        if isReady != wasReady { log.info(isReady ? "guest driver ready" : "guest driver stopped") }
+        loop.schedule(self)
+    }
+
+    // MARK: From the loop
+
+    override func run() -> Bool { hostSide.exclusively { runExclusively() } }
+
+    private func runExclusively() -> Bool {
+        guard isReady else {
+            updateDeadline()
+            return false
+        }
+        let hasMore = processTransmitQueue()
+        processReceiveQueue()
+        updateDeadline()
+        let hasRoomForReplies = waitsForReplies && hostSide.canReceive
+        return hasMore || hasRoomForReplies || (hostSide.hasOutput && !isStarved && isReady)
+    }
+
+    override func deadlinePassed() {
+        hostSide.expire()
+        loop.schedule(self)
+    }
+
+    /// The driver has kicked a queue.
+    func kicked(_ index: Int) {
+        if index == QueueIndex.receive { hostSide.exclusively { isStarved = false } }
+        loop.schedule(self)
+    }
+
+    private func updateDeadline() { loop.setDeadline(hostSide.nextDeadline, for: self) }
+
+    func queueBroke(_ index: Int, _ error: VirtqueueError) {
+        log.error("queue broken; the device is stopped", metadata: ["queue": "\(index)", "error": "\(error)"])
+        counters.brokenQueues += 1
+        notifier?.reportBroken(queue: index, error)
+        driverLeft()
+    }
+}
+
+/// Counts of a device, since its start.
+struct VsockDeviceCounters: Sendable, Equatable {
+    /// Transmit chains that held no packet: malformed, or shorter than they said.
+    var malformedChains = 0
+    /// Queues that broke the rules of virtio.
+    var brokenQueues = 0
+    /// Notifications sent to the driver.
+    var notifications = 0
+}

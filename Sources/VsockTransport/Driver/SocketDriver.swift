@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A driver with sockets: this process is the guest of whatever device listens on a vhost-user socket.
+//
+// Threads of the application fill the transmit queue, with the table's lock; a thread of the driver waits for the
+// device, takes the receive queue in batches with the lock, and looks after the transmit queue when it was full.
+
+import VsockCore
+import VsockSystem
+import VsockWire
+
+/// See the top of the file.
+public final class SocketDriver: @unchecked Sendable {
+    // Unchecked: the carrier is guarded by the table's lock but for what only its thread touches.
+    private let carrier: DriverCarrier
+    private let thread: WorkerThread
+
+    /// Connects to the back-end that listens on `path` and starts the device.
+    /// - Parameters:
+    ///   - seqpacket: the framing: `auto` is the standard one if the device has it, else that of RFC v5; `standard` and
+    ///     `rfcV5` have no other; `off` has no records.
+    ///   - bufferByteCount: the default receive buffer of its sockets.
+    ///   - reservesLowPorts: whether binding to ports below 1024 fails with EACCES.
+    public init(
+        path: String, seqpacket: SeqpacketMode = .auto, options: VsockDriver.Options = VsockDriver.Options(),
+        bufferByteCount: UInt32 = EndpointConfiguration.defaultBufferByteCount, reservesLowPorts: Bool = false
+    ) throws(VsockDriverError) {
+        var options = options
+        options.acceptsSeqpacket = options.acceptsSeqpacket && seqpacket.offersFeature
+        let driver = try VsockDriver(path: path, options: options)
+        var configuration = EndpointConfiguration(
+            localCID: driver.guestCID, peerCID: nil,
+            framing: seqpacket.framing(isNegotiated: driver.features.contains(.seqpacket)))
+        configuration.bufferByteCount = bufferByteCount
+        let table = SocketTable(configuration, isReady: true, reservesLowPorts: reservesLowPorts)
+        let carrier = DriverCarrier(driver, table)
+        table.carrier = carrier
+        self.carrier = carrier
+        do throws(SystemCallError) {
+            thread = try WorkerThread(name: "vsock-driver") { carrier.run() }
+        } catch {
+            throw .system(error)
+        }
+    }
+
+    deinit { stop() }
+
+    /// The context ID that the device gives its guest.
+    public var guestCID: VsockAddress.ContextID { carrier.table.localCID }
+
+    /// A new socket.
+    public func makeSocket(_ type: SocketType) -> any ConnectibleSocket { carrier.table.makeSocket(type) }
+
+    /// Lets `tap` see every packet from now on; nil for nobody.
+    public func setTap(_ tap: (any PacketTap)?) { carrier.table.lock.withLock { carrier.table.tap = tap } }
+
+    /// Leaves the device. All sockets fail.
+    public func stop() {
+        carrier.stop()
+        thread.join()
+    }
+}
+
+/// Joins a driver to a table.
+final class DriverCarrier: PacketCarrier, @unchecked Sendable {
+    /// Packets taken before senders have their turn at the lock.
+    private static let batchCount = 64
+
+    let table: SocketTable
+    private let driver: VsockDriver
+    /// Whether a sender waits for the device to deal with packets.
+    private var isFull = false
+    private var mustStop = false
+
+    init(_ driver: VsockDriver, _ table: SocketTable) {
+        self.driver = driver
+        self.table = table
+    }
+
+    func stop() {
+        table.lock.withLock { mustStop = true }
+        driver.wakeUp()
+    }
+
+    func run() {
+        defer { table.lock.withLock { table.fail() } }
+        do throws(VsockDriverError) {
+            while try turn() { _ = try driver.wait(timeoutNanoseconds: nil) }
+        } catch {
+            // The device has left or is broken; every socket is told.
+        }
+    }
+
+    /// Takes what has come; false when the driver is to stop.
+    private func turn() throws(VsockDriverError) -> Bool {
+        table.lock.lock()
+        defer { table.lock.unlock() }
+        guard !mustStop else {
+            table.resetConnections()
+            return false
+        }
+        if isFull, try driver.reclaimTransmitted() > 0 {
+            isFull = false
+            table.roomFreed()
+        }
+        try driver.receive(limit: Self.batchCount) { table.deliver($0, $1) }
+        table.pump()
+        return true
+    }
+
+    // MARK: PacketCarrier
+
+    var usualCapacity: Int { PacketHeader.maximumPayloadByteCount }
+
+    func reaches(_ cid: VsockAddress.ContextID) -> Bool { cid != .local && cid != table.localCID }
+
+    func capacity(wanting byteCount: Int) -> Int? {
+        while driver.transmitCapacity == 0 {
+            // A broken queue is found by the driver's thread, too.
+            if ((try? driver.reclaimTransmitted()) ?? 0) > 0 { break }
+            driver.flush()
+            guard driver.requestTransmitInterrupt() else {
+                isFull = true
+                return nil
+            }
+        }
+        return PacketHeader.maximumPayloadByteCount
+    }
+
+    func commit(_ header: PacketHeader, _ payload: UnsafeRawBufferPointer) {
+        _ = try? driver.transmit(header, payload: payload)
+    }
+
+    func flush() { driver.flush() }
+}

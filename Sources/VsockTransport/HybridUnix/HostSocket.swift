@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// One Unix socket of a host program, joined to one vsock connection of the guest. Shutdowns and ends cross like this:
+//
+//      host program                          guest
+//      shutdown(SHUT_WR): EOF             -> SHUTDOWN(send)
+//      close: EOF and hang-up             -> SHUTDOWN(both), RST after the guest's, or after 8 s
+//      does not read: EPIPE               -> SHUTDOWN(receive)
+//      EOF, once the backlog has left     <- SHUTDOWN(send)
+//      EPIPE                              <- SHUTDOWN(receive)
+//      closed, once the backlog has left  <- SHUTDOWN(both), RST
+//
+// The descriptor is watched edge-triggered for reading, so that reading costs no epoll_ctl(2); writing is watched
+// only while there is a backlog, because AF_UNIX reports an edge for every message that the other side reads.
+
+import VsockCore
+import VsockSystem
+import VsockWire
+
+/// See the top of the file. Belongs to one ``HybridHost``, which does all that needs more than this socket.
+final class HostSocket: PollHandler {
+    /// Where a socket stands.
+    enum Phase: Equatable {
+        /// The guest has been asked; a client waits for its `OK`.
+        case connecting
+        /// Data may cross.
+        case open
+        /// The guest is done with the connection, the backlog is not delivered yet.
+        case lingering
+        /// The descriptor is no longer watched.
+        case closed
+    }
+
+    /// A record that did not fit into the guest's buffers at once.
+    struct StagedRecord: ~Copyable {
+        let bytes: UnsafeMutableRawBufferPointer
+        var offset = 0
+
+        init(copying source: UnsafeRawBufferPointer) {
+            bytes = .allocate(byteCount: max(1, source.count), alignment: 16)
+            bytes.copyMemory(from: source)
+            byteCount = source.count
+        }
+
+        let byteCount: Int
+        deinit { bytes.deallocate() }
+    }
+
+    let descriptor: OwnedFileDescriptor
+    let type: SocketType
+    let id: ConnectionID
+    unowned let host: HybridHost
+    var watch: Watch?
+    var phase: Phase
+    /// Data may be waiting in the socket.
+    var isReadable = true
+    /// The last write was not refused.
+    var isWritable = true
+    /// The host program has shut its sending side or closed.
+    var sawReadHangUp = false
+    /// Nothing more is read from the host program.
+    var isReadClosed = false
+    /// Nothing more is written to the host program.
+    var isWriteClosed = false
+    /// The guest sends no more: shut the writing side when the backlog has left.
+    var mustShutWriting = false
+    /// Whether the socket stands in the host's queue of sockets with data for the guest.
+    var isQueued = false
+    /// Bytes that the next read is likely to find; decides how many of the guest's buffers are taken for it.
+    var expectedByteCount = 4096
+    /// Largest record that the socket can carry: its send buffer.
+    var maximumRecordByteCount = 0
+    /// Bytes of the open record in the backlog that are consumed already.
+    var consumedOfOpenRecord = 0
+    var backlog = Backlog()
+    var staged: StagedRecord?
+
+    init(
+        _ descriptor: consuming OwnedFileDescriptor, type: SocketType, id: ConnectionID, phase: Phase,
+        host: HybridHost
+    ) {
+        self.descriptor = descriptor
+        self.type = type
+        self.id = id
+        self.phase = phase
+        self.host = host
+    }
+
+    override func ready(_ events: PollEvents) { host.ready(self, events) }
+
+    /// Events to watch for.
+    var interest: PollEvents {
+        let base: PollEvents = [.readable, .readHangUp, .edgeTriggered]
+        return isWritable ? base : base.union(.writable)
+    }
+}

@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// From the guest to host programs. Payload of consecutive packets of one connection is gathered and leaves in one
+// writev(2) or, for a record, one sendmsg(2) straight from guest memory. What the socket does not take goes to the
+// backlog, and from there when the socket is writable again.
+//
+// Bytes are consumed (their credit returned) when they have left. In a framing whose records may be larger than the
+// buffer, a record that is not complete must be consumed earlier: what exceeds half of the buffer is, so that a
+// host program which does not read still holds the guest back.
+
+import VirtioQueue
+import VsockCore
+import VsockSystem
+import VsockWire
+
+extension HybridHost {
+    /// Takes the payload of one packet as its verdict says.
+    func deliver(
+        _ socket: HostSocket, _ verdict: PayloadVerdict, payload: Range<Int>, in segments: borrowing SegmentList
+    ) {
+        if verdict.discardsUnfinishedRecord { discardOpenRecord(socket) }
+        if verdict.deliversPayload {
+            if gatheringSocket !== socket { flush() }
+            gatheringSocket = socket
+            for index in payload { gather(segments[index], for: socket) }
+        }
+        if verdict.endsRecord { endRecord(socket) }
+    }
+
+    private func gather(_ segment: MemorySegment, for socket: HostSocket) {
+        if !gathered.append(segment) {
+            // A packet may have more segments than one system call takes.
+            flush()
+            gatheringSocket = socket
+            _ = gathered.append(segment)
+        }
+        gatheredByteCount += segment.count
+    }
+
+    /// Writes what was gathered; afterwards guest memory is no longer needed.
+    func flush() {
+        guard let socket = gatheringSocket else { return }
+        gatheringSocket = nil
+        defer {
+            gathered.removeAll()
+            gatheredByteCount = 0
+        }
+        guard gatheredByteCount > 0 else { return }
+        guard !socket.isWriteClosed else { return endpoint.consume(socket.id, byteCount: gatheredByteCount) }
+        guard socket.type == .stream, socket.backlog.isEmpty, socket.isWritable else {
+            return appendToBacklog(socket, from: 0)
+        }
+        switch gathered.withVectors({ DescriptorIO.sendMessage(socket.descriptor.rawValue, from: $0, count: $1) }) {
+        case .count(let count):
+            endpoint.consume(socket.id, byteCount: count)
+            if count < gatheredByteCount { appendToBacklog(socket, from: count) }
+        case .wouldBlock:
+            appendToBacklog(socket, from: 0)
+        case .failed(let errno):
+            endpoint.consume(socket.id, byteCount: gatheredByteCount)
+            writeFailed(socket, errno)
+        }
+    }
+
+    /// Writes as much of the backlog as the socket takes.
+    func drainBacklog(_ socket: HostSocket) {
+        while socket.isWritable, !socket.isWriteClosed {
+            let result: IOResult
+            if socket.type == .stream {
+                guard socket.backlog.byteCount > 0 else { break }
+                result = DescriptorIO.send(socket.descriptor.rawValue, from: socket.backlog.bytes)
+            } else {
+                guard socket.backlog.hasRecord else { break }
+                let record = socket.backlog.bytes.prefix(socket.backlog.firstRecordByteCount)
+                result = DescriptorIO.send(socket.descriptor.rawValue, from: UnsafeRawBufferPointer(rebasing: record))
+            }
+            switch result {
+            case .count(let count) where socket.type == .stream:
+                socket.backlog.removeFirst(count)
+                endpoint.consume(socket.id, byteCount: count)
+            case .count:
+                let count = socket.backlog.firstRecordByteCount
+                let early = socket.backlog.removeFirstRecord()
+                endpoint.consume(socket.id, byteCount: count - early)
+            case .wouldBlock:
+                blockWriting(socket)
+            case .failed(let errno):
+                writeFailed(socket, errno)
+            }
+        }
+        backlogDrained(socket)
+    }
+
+    // MARK: Records
+
+    private func endRecord(_ socket: HostSocket) {
+        if gatheringSocket === socket, socket.backlog.isEmpty, socket.isWritable, !socket.isWriteClosed {
+            sendGatheredRecord(socket)
+        } else {
+            flush()
+            guard !socket.isWriteClosed else { return }
+            socket.backlog.endRecord(consumedByteCount: socket.consumedOfOpenRecord)
+            socket.consumedOfOpenRecord = 0
+            guard socket.backlog.recordCount <= Int(endpoint.configuration.bufferByteCount) else {
+                // Only empty records, which cost no credit, can be so many.
+                return abort(socket, "the host program does not read, and the guest sends empty records")
+            }
+            drainBacklog(socket)
+        }
+    }
+
+    /// The whole record lies in guest memory and nothing is before it.
+    private func sendGatheredRecord(_ socket: HostSocket) {
+        let result = gathered.withVectors {
+            DescriptorIO.sendMessage(socket.descriptor.rawValue, from: $0, count: $1)
+        }
+        switch result {
+        case .count:
+            endpoint.consume(socket.id, byteCount: gatheredByteCount)
+        case .wouldBlock:
+            appendToBacklog(socket, from: 0)
+            socket.backlog.endRecord(consumedByteCount: socket.consumedOfOpenRecord)
+            socket.consumedOfOpenRecord = 0
+            blockWriting(socket)
+        case .failed(let errno):
+            endpoint.consume(socket.id, byteCount: gatheredByteCount)
+            writeFailed(socket, errno)
+        }
+        gatheringSocket = nil
+        gathered.removeAll()
+        gatheredByteCount = 0
+    }
+
+    private func discardOpenRecord(_ socket: HostSocket) {
+        flush()
+        let count = socket.backlog.openRecordByteCount - socket.consumedOfOpenRecord
+        socket.backlog.discardOpenRecord()
+        socket.consumedOfOpenRecord = 0
+        endpoint.consume(socket.id, byteCount: count)
+    }
+
+    // MARK: Backlog
+
+    private func appendToBacklog(_ socket: HostSocket, from start: Int) {
+        var skip = start
+        for index in 0..<gathered.count {
+            let segment = gathered[index]
+            guard skip < segment.count else {
+                skip -= segment.count
+                continue
+            }
+            let bytes = UnsafeRawBufferPointer(start: segment.base + skip, count: segment.count - skip)
+            socket.backlog.append(bytes, isRecord: socket.type == .seqpacket)
+            skip = 0
+        }
+        if socket.type == .stream {
+            blockWriting(socket)
+        } else if endpoint.configuration.framing.consumesUnfinishedRecords {
+            consumeOpenRecord(socket)
+        }
+        if socket.backlog.openRecordByteCount > socket.maximumRecordByteCount {
+            abort(socket, "a record is larger than the host socket can carry")
+        }
+    }
+
+    private func consumeOpenRecord(_ socket: HostSocket) {
+        let held = socket.backlog.openRecordByteCount - socket.consumedOfOpenRecord
+        let excess = held - Int(endpoint.configuration.bufferByteCount / 2)
+        guard excess > 0 else { return }
+        socket.consumedOfOpenRecord += excess
+        endpoint.consume(socket.id, byteCount: excess)
+    }
+
+    private func blockWriting(_ socket: HostSocket) {
+        guard socket.isWritable else { return }
+        socket.isWritable = false
+        updateInterest(socket)
+    }
+
+    private func writeFailed(_ socket: HostSocket, _ errno: Errno) {
+        switch errno {
+        case .messageTooLong:
+            abort(socket, "a record is larger than the host socket can carry")
+        default:
+            // EPIPE: the host program has closed or shut its receiving side. The guest must not go on sending.
+            stopWriting(socket)
+            endpoint.shutdown(socket.id, .receive)
+            enqueue(socket)
+        }
+    }
+}
+
+extension SegmentList {
+    /// The segments as the `iovec`s that they are laid out as.
+    borrowing func withVectors<Result>(_ body: (UnsafePointer<IOVector>, Int) -> Result) -> Result {
+        baseAddress.withMemoryRebound(to: IOVector.self, capacity: max(1, count)) { body($0, count) }
+    }
+}

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The local transport, context ID 1 (Linux: vsock_loopback.c): both ends of a connection are in the same endpoint, and a
+// packet is delivered in the call that sends it.
+
+import VsockCore
+import VsockWire
+
+/// Sockets that reach each other in this process.
+public final class Loopback: PacketCarrier, @unchecked Sendable {
+    // Unchecked: without state of its own; the table has its lock.
+    private let table: SocketTable
+
+    /// A loopback of its own: ports of two loopbacks have nothing to do with each other.
+    /// - Parameters:
+    ///   - seqpacket: `auto` is the standard framing here.
+    ///   - bufferByteCount: the default receive buffer of its sockets.
+    ///   - reservesLowPorts: whether binding to ports below 1024 fails with EACCES.
+    public init(
+        seqpacket: SeqpacketMode = .auto,
+        bufferByteCount: UInt32 = EndpointConfiguration.defaultBufferByteCount, reservesLowPorts: Bool = false
+    ) {
+        var configuration = EndpointConfiguration(
+            localCID: .local, peerCID: .local, framing: seqpacket.framing(isNegotiated: seqpacket.offersFeature))
+        configuration.bufferByteCount = bufferByteCount
+        table = SocketTable(configuration, isReady: true, reservesLowPorts: reservesLowPorts)
+        table.carrier = self
+        table.tapsOnlyOutgoing = true
+    }
+
+    /// A new socket. Keep the loopback as long as its sockets are used.
+    public func makeSocket(_ type: SocketType) -> any ConnectibleSocket { table.makeSocket(type) }
+
+    /// Lets `tap` see every packet from now on; nil for nobody.
+    public func setTap(_ tap: (any PacketTap)?) { table.lock.withLock { table.tap = tap } }
+
+    var usualCapacity: Int { PacketHeader.maximumPayloadByteCount }
+
+    func capacity(wanting byteCount: Int) -> Int? { PacketHeader.maximumPayloadByteCount }
+
+    func commit(_ header: PacketHeader, _ payload: UnsafeRawBufferPointer) { table.deliver(header, payload) }
+
+    func flush() {}
+
+    func reaches(_ cid: VsockAddress.ContextID) -> Bool { cid == .local || cid == .host }
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Packets of a socket table, in and out. All of it is called with the lock.
+
+import VirtioQueue
+import VsockCore
+import VsockWire
+
+extension SocketTable {
+    // MARK: Out
+
+    /// Sends what the core owes the peer, wakes those who may send again, and shows the carrier's peer all of it.
+    func pump() {
+        guard let carrier else { return }
+        repeat {
+            while endpoint.hasControlPackets, carrier.capacity(wanting: 0) != nil,
+                let header = endpoint.nextControlPacket()
+            {
+                commit(header, UnsafeRawBufferPointer(start: nil, count: 0), to: carrier)
+            }
+            while let id = endpoint.nextWritable() {
+                guard let socket = socket(id) else { continue }
+                socket.sendRemainder()
+                socket.waits.signal(.writable)
+            }
+        } while endpoint.hasControlPackets && carrier.capacity(wanting: 0) != nil
+        carrier.flush()
+        armTimer()
+    }
+
+    /// The carrier has room again.
+    func roomFreed() {
+        let waiting = roomWaiters
+        roomWaiters.removeAll(keepingCapacity: true)
+        for socket in waiting {
+            socket.isWaitingForRoom = false
+            socket.sendRemainder()
+            socket.waits.signal(.writable)
+        }
+        pump()
+    }
+
+    /// A socket found no room.
+    func waitForRoom(_ socket: TableSocket) {
+        guard !socket.isWaitingForRoom else { return }
+        socket.isWaitingForRoom = true
+        roomWaiters.append(socket)
+    }
+
+    // MARK: In
+
+    /// Takes a packet whose payload lies in one piece, valid during the call. `pump` follows after a batch.
+    func deliver(_ header: PacketHeader, _ payload: UnsafeRawBufferPointer) {
+        Self.withSegments(payload) { deliver(header, $0) }
+    }
+
+    /// Takes a packet whose payload lies in `segments`, valid during the call. `pump` follows after a batch.
+    func deliver(_ header: PacketHeader, _ segments: UnsafeBufferPointer<MemorySegment>) {
+        let isMarker = header.operation == .sequenceBegin || header.operation == .sequenceEnd
+        deliver(header, marker: isMarker ? Self.marker(segments, header) : nil, segments)
+    }
+
+    /// As the other `deliver`, with the payload of a marker read.
+    func deliver(_ header: PacketHeader, marker: SequenceHeader?, _ segments: UnsafeBufferPointer<MemorySegment>) {
+        if let tap, !tapsOnlyOutgoing { tap.packet(header, segments, isOutgoing: false) }
+        switch endpoint.receive(header, marker: marker, now: now) {
+        case .handled, .dropped:
+            break
+        case .requested(let id):
+            endpoint.refuse(id)
+        case .accepted(let id):
+            accepted(id, header)
+        case .connected(let id):
+            if let socket = socket(id) { socket.connected() } else { endpoint.abort(id) }
+        case .connectFailed(let id, let error):
+            socket(id)?.connectFailed(error)
+        case .payload(let id, let verdict):
+            if let socket = socket(id) { socket.deliver(verdict, segments) } else { endpoint.abort(id) }
+        case .peerShutdown(let id, let flags):
+            if let socket = socket(id) {
+                socket.peerHasShut(flags)
+            } else if flags == .both {
+                endpoint.close(id, now: now)
+            }
+        case .reset(let id, let cause):
+            guard let socket = socket(id) else { break }
+            socket.resetByPeer(cause == .byPeer ? nil : .connectionReset)
+        }
+    }
+
+    private func accepted(_ id: ConnectionID, _ header: PacketHeader) {
+        guard let listener = ports[header.destinationPort], listener.state == .listening,
+            let snapshot = endpoint.snapshot(id)
+        else { return endpoint.abort(id) }
+        let socket = TableSocket(self, snapshot.type, listener.settingsInForce)
+        socket.becomeAccepted(
+            port: snapshot.localPort,
+            peer: VsockAddress(
+                cid: VsockAddress.ContextID(rawValue: snapshot.peerCID),
+                port: VsockAddress.Port(rawValue: snapshot.peerPort)))
+        join(socket, id)
+        endpoint.setBuffer(id, byteCount: UInt32(clamping: listener.settingsInForce.bufferSize))
+        listener.acceptQueue.append(socket)
+        listener.waits.signal(.readable)
+    }
+
+    private static func marker(
+        _ segments: UnsafeBufferPointer<MemorySegment>, _ header: PacketHeader
+    ) -> SequenceHeader? {
+        guard header.payloadByteCount == SequenceHeader.byteCount else { return nil }
+        return withUnsafeTemporaryAllocation(byteCount: SequenceHeader.byteCount, alignment: 8) { bytes in
+            var offset = 0
+            for segment in segments where offset < bytes.count {
+                let count = min(segment.count, bytes.count - offset)
+                bytes.baseAddress?.advanced(by: offset).copyMemory(from: segment.base, byteCount: count)
+                offset += count
+            }
+            return offset == bytes.count ? SequenceHeader(UnsafeRawBufferPointer(bytes)) : nil
+        }
+    }
+}

@@ -1,0 +1,201 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A socket over a table (Linux: `struct vsock_sock`).
+//
+//      unconnected --- listen() ---> listening
+//          |   ^
+//          |   | refused, timed out, given up
+//          v   |
+//      connecting --- RESPONSE ---> connected --- RST, both directions shut and all read ---> disconnected
+//
+// and from each of them close() leads to `closed`. What has been received stays readable when disconnected; after it
+// comes the end. A transport that goes leaves `failure`, which every call then throws until it is taken (SO_ERROR).
+//
+// Files: +Connecting, +Sending, +Receiving, +Closing.
+
+import VsockCore
+import VsockSystem
+import VsockWire
+
+/// See the top of the file.
+final class TableSocket: ConnectibleSocket, @unchecked Sendable {
+    // Unchecked: everything mutable is guarded by the table's lock.
+
+    enum State {
+        case unconnected
+        case connecting
+        case connected
+        case disconnected
+        case listening
+        case closed
+    }
+
+    let table: SocketTable
+    let type: SocketType
+    let waits: WaitPoint
+
+    var state = State.unconnected
+    var id: ConnectionID?
+    var boundCID = VsockAddress.ContextID.any
+    var port: UInt32?
+    /// Whether the table knows the port as this socket's: an accepted socket only shares its listener's.
+    var ownsPort = false
+    var peer: VsockAddress?
+    var failure: SocketError?
+    var localShutdown: ShutdownFlags = []
+    var peerShutdown: ShutdownFlags = []
+    var settingsInForce: SocketSettings
+
+    // Receiving.
+    var queue = ReceiveQueue()
+    /// The beginning of the first record, when a receive that gave up had drained it.
+    var stash: [UInt8] = []
+    /// The receive that drains the first record into its own buffer; 0 for none.
+    var drainingToken: UInt64 = 0
+    /// Whether a drain goes to `stash`.
+    var drainsToStash = false
+
+    // Sending.
+    /// The send that has a record under way; 0 for none.
+    var sendingToken: UInt64 = 0
+    /// The rest of a record whose send has returned: it fits the peer's buffer, and only room was missing.
+    var remainder: [UInt8] = []
+    var remainderOffset = 0
+    var hasRemainder = false
+    var isWaitingForRoom = false
+    /// What shutdown() and close() wait for the remainder with.
+    var shutdownAfterRemainder: ShutdownFlags = []
+    var closesAfterRemainder = false
+
+    // Listening.
+    var backlog = 0
+    var acceptQueue: [TableSocket] = []
+
+    init(_ table: SocketTable, _ type: SocketType, _ settings: SocketSettings) {
+        self.table = table
+        self.type = type
+        settingsInForce = settings
+        waits = WaitPoint(table.lock)
+    }
+
+    // MARK: Questions
+
+    var localAddress: VsockAddress {
+        table.lock.withLock {
+            let cid = state == .connected || state == .disconnected ? table.localCID : boundCID
+            return VsockAddress(cid: cid, port: port.map { VsockAddress.Port(rawValue: $0) } ?? .any)
+        }
+    }
+
+    var peerAddress: VsockAddress? {
+        table.lock.withLock { state == .connected || state == .disconnected ? peer : nil }
+    }
+
+    var settings: SocketSettings { table.lock.withLock { settingsInForce } }
+
+    var unreadByteCount: Int { table.lock.withLock { queue.byteCount + stash.count } }
+
+    var unsentByteCount: Int { table.lock.withLock { remainder.count - remainderOffset } }
+
+    func takeError() -> SocketError? {
+        table.lock.withLock {
+            defer { failure = nil }
+            return failure
+        }
+    }
+
+    var readiness: SocketReadiness { table.lock.withLock { readinessNow } }
+
+    func readinessTicket(_ kind: WaitKind) -> WaitTicket {
+        table.lock.withLock {
+            // Asks the peer for credit, whose coming is the event.
+            if kind != .readable, let id, state == .connected {
+                _ = table.endpoint.sendableByteCount(id)
+                table.pump()
+            }
+            return waits.ticket(kind)
+        }
+    }
+
+    private var readinessNow: SocketReadiness {
+        var ready: SocketReadiness = []
+        if failure != nil { ready.insert(.error) }
+        switch state {
+        case .listening:
+            if !acceptQueue.isEmpty || table.hasFailed { ready.insert(.readable) }
+            return ready
+        case .connecting:
+            return ready
+        case .unconnected, .closed:
+            return ready.union([.writable, .hangUp])
+        case .connected, .disconnected:
+            break
+        }
+        if hasEnded || localShutdown.contains(.receive) { ready.formUnion([.readable, .readHangUp]) }
+        if isReadable { ready.insert(.readable) }
+        if state == .disconnected || localShutdown == .both
+            || (peerShutdown.contains(.send) && localShutdown.contains(.send))
+        {
+            ready.insert(.hangUp)
+        }
+        if isWritable { ready.insert(.writable) }
+        return ready
+    }
+
+    private var isWritable: Bool {
+        guard state == .connected, let id, let snapshot = table.endpoint.snapshot(id) else { return true }
+        if localShutdown.contains(.send) { return false }
+        if peerShutdown.contains(.receive) { return true }
+        return snapshot.credit.peerFreeByteCount > 0 && !hasRemainder && sendingToken == 0 && !isWaitingForRoom
+    }
+
+    // MARK: Waiting
+
+    func wait(_ ticket: WaitTicket, until deadline: Instant?) -> WaitOutcome { waits.wait(ticket, until: deadline) }
+
+    nonisolated(nonsending) func waitSuspended(_ ticket: WaitTicket, until deadline: Instant?) async -> WaitOutcome {
+        await waits.waitSuspended(ticket, until: deadline)
+    }
+
+    // MARK: Options
+
+    func set(_ option: SocketOption) throws(SocketError) {
+        table.lock.lock()
+        defer { table.lock.unlock() }
+        switch option {
+        case .bufferSize(let size):
+            setBuffer(size)
+        case .bufferMinimumSize(let size):
+            settingsInForce.bufferMinimumSize = size
+            setBuffer(settingsInForce.bufferSize)
+        case .bufferMaximumSize(let size):
+            settingsInForce.bufferMaximumSize = size
+            setBuffer(settingsInForce.bufferSize)
+        case .connectTimeout(let time):
+            settingsInForce.connectTimeoutNanoseconds = try Self.time(
+                time, zero: EndpointConfiguration.defaultConnectTimeoutNanoseconds)
+        case .receiveTimeout(let time):
+            settingsInForce.receiveTimeoutNanoseconds = try Self.time(time, zero: 0)
+        case .sendTimeout(let time):
+            settingsInForce.sendTimeoutNanoseconds = try Self.time(time, zero: 0)
+        case .receiveLowWaterMark(let count):
+            guard count >= 0, UInt64(count) <= settingsInForce.bufferSize else { throw .invalidArgument }
+            settingsInForce.receiveLowWaterMark = max(1, count)
+            waits.signal(.readable)
+        }
+    }
+
+    /// Linux's order: the maximum first, then the minimum, which wins; and 32 bits on the wire.
+    private func setBuffer(_ size: UInt64) {
+        let size = max(min(size, settingsInForce.bufferMaximumSize), settingsInForce.bufferMinimumSize)
+        settingsInForce.bufferSize = min(size, UInt64(UInt32.max))
+        guard let id else { return }
+        table.endpoint.setBuffer(id, byteCount: UInt32(clamping: settingsInForce.bufferSize))
+        table.pump()
+    }
+
+    private static func time(_ time: Duration, zero: UInt64) throws(SocketError) -> UInt64 {
+        guard let nanoseconds = time.wholeNanoseconds else { throw .outOfRange }
+        return nanoseconds == 0 ? zero : nanoseconds
+    }
+}

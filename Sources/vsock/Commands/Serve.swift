@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// `vsock serve`: the device daemon. Option names, keys and defaults are those of vhost-device-vsock.
+
+import ArgumentParser
+import Logging
+import VsockSystem
+import VsockTransport
+
+struct Serve: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        abstract: "Give virtual machines a vsock device (vhost-user back-end).",
+        discussion: """
+            One VM:      vsock serve --guest-cid 3 --socket /run/vm3.sock --uds-path /run/vm3.vsock
+            Several:     vsock serve --vm guest-cid=3,socket=…,uds-path=… --vm guest-cid=4,…
+
+            A program on the host reaches port 1234 of the guest by connecting to the Unix socket UDS-PATH and sending \
+            "CONNECT 1234\\n" (answer "OK <port>\\n"), or to UDS-PATH_seqpacket for SOCK_SEQPACKET. A program in the \
+            guest reaches, at CID 2 port 1234, the program on the host that listens on UDS-PATH_1234.
+            """)
+
+    @Option(name: [.customLong("guest-cid"), .customLong("guest_cid")], help: "Context ID of the guest.")
+    var guestCID: UInt32?
+
+    @Option(help: "The vhost-user socket to create, for the VM's monitor.")
+    var socket: String?
+
+    @Option(
+        name: [.customLong("uds-path"), .customLong("uds_path")],
+        help: "The Unix socket to create, for programs on the host.")
+    var udsPath: String?
+
+    @Option(
+        name: [.customLong("tx-buffer-size"), .customLong("tx_buffer_size")],
+        help: "Receive buffer of each connection, in bytes: what a guest may have in flight.")
+    var txBufferSize: UInt32 = VsockDeviceConfiguration.defaultBufferByteCount
+
+    @Option(
+        name: [.customLong("queue-size"), .customLong("queue_size")], help: "Largest virtqueue, in descriptors.")
+    var queueSize = VsockDeviceConfiguration.defaultQueueSize
+
+    @Option(help: "Framing of SOCK_SEQPACKET: auto, standard, rfc-v5 or off.")
+    var seqpacket: SeqpacketMode = .auto
+
+    @Option(
+        name: .customLong("vm"),
+        help: ArgumentHelp(
+            "A VM: guest-cid=N,socket=PATH,uds-path=PATH[,tx-buffer-size=N][,queue-size=N][,seqpacket=MODE]. Repeatable.",
+            valueName: "key=value,…"))
+    var vms: [String] = []
+
+    @Option(
+        name: .customLong("log-level"),
+        help: "What is logged on standard error: trace, debug, info, notice, warning, error or critical.")
+    var logLevel: Logger.Level = .info
+
+    func run() throws {
+        let configurations = try virtualMachines()
+        SignalReceiver.ignoreBrokenPipe()
+        let signals = try SignalReceiver()
+        _ = try ResourceLimits.raiseOpenFiles()
+        var log = Logger(label: "vsock", factory: { StreamLogHandler.standardError(label: $0) })
+        log.logLevel = logLevel
+        let daemon = try DeviceDaemon(configurations, workerLimit: ResourceLimits.processorCount, log: log)
+        for configuration in configurations { announce(configuration) }
+        waitForSignal(signals)
+        log.info("stopping")
+        daemon.stop()
+    }
+
+    private func waitForSignal(_ signals: borrowing SignalReceiver) {
+        while true {
+            _ = try? DescriptorIO.waitUntilReady(
+                signals.rawDescriptor, for: .readable, timeoutNanoseconds: nil)
+            if signals.next() != nil { return }
+        }
+    }
+
+    // MARK: Configuration
+
+    private func virtualMachines() throws -> [VsockDeviceConfiguration] {
+        if !vms.isEmpty {
+            guard guestCID == nil, socket == nil, udsPath == nil else {
+                throw ValidationError("--vm describes a VM completely: give --guest-cid, --socket and --uds-path in it")
+            }
+            return try vms.map(VirtualMachineOption.parse)
+        }
+        guard let socket else { throw ValidationError("--socket is missing: where shall the VM's monitor connect?") }
+        guard let udsPath else { throw ValidationError("--uds-path is missing: where shall host programs connect?") }
+        var configuration = VsockDeviceConfiguration(
+            guestCID: guestCID ?? VirtualMachineOption.defaultGuestCID, socketPath: socket, hybridPath: udsPath)
+        configuration.bufferByteCount = txBufferSize
+        configuration.queueSize = queueSize
+        configuration.seqpacket = seqpacket
+        return [configuration]
+    }
+
+    private func announce(_ vm: VsockDeviceConfiguration) {
+        Console.say(
+            """
+            VM with CID \(vm.guestCID): SOCK_STREAM\(vm.seqpacket == .off ? "" : " and SOCK_SEQPACKET (\(vm.seqpacket.rawValue))")
+              host to guest   connect to \(vm.hybridPath) (records: \(vm.hybridPath)_seqpacket), say "CONNECT <port>"
+              guest to host   listen on \(vm.hybridPath)_<port>; in the guest connect to CID 2
+              QEMU            -object memory-backend-memfd,id=mem,size=<RAM>,share=on -machine memory-backend=mem \
+            -chardev socket,id=vsock\(vm.guestCID),path=\(vm.socketPath) \
+            -device vhost-user-vsock-pci,chardev=vsock\(vm.guestCID)
+            """)
+    }
+}
+
+extension SeqpacketMode: ExpressibleByArgument {}
+extension Logger.Level: @retroactive ExpressibleByArgument {}

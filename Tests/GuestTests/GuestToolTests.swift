@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The tools that people use, in the guest on the kernel's AF_VSOCK and on the host on the hybrid sockets. Goal: a line
+// that goes in on one side comes out on the other, whoever connects.
+
+import Foundation
+import Testing
+import VsockSystem
+
+@Suite("Tools in guests", .serialized)
+struct GuestToolTests {
+    @Test("vsock connect and listen carry lines as records and as a stream", arguments: Load.kernels)
+    func vsockCommands(kernel: String) throws {
+        let shell = try GuestShell(kernel: kernel)
+        for kind in ["", "--seqpacket"] {
+            let options = kind.split(separator: " ").map(String.init)
+            // The guest connects.
+            let listener = try Program(
+                "vsock listen",
+                [Place.command, "listen", "--transport", "uds:\(shell.path)", "-v"] + options + ["1300"])
+            // It has nothing to send: with its input open, it would go on until the guest closes.
+            listener.closeInput()
+            try awaitSocket("\(shell.path)_1300")
+            let sent = try shell.run(
+                "printf 'one\\ntwo\\n' | \(Place.command) connect \(kind) 2 1300", seconds: 30)
+            #expect(sent.status == 0, "\(kind): \(sent.output)")
+            #expect(try listener.end(seconds: 30) == 0)
+            #expect(listener.transcript == "one\ntwo\n", "\(kind)")
+            // The host connects.
+            let inGuest = try shell.start("\(Place.command) listen -v \(kind) 1301 </dev/null")
+            try shell.wait(for: "listening", of: inGuest, seconds: 30)
+            let client = try Program(
+                "vsock connect", [Place.command, "connect", "--transport", "uds:\(shell.path)"] + options + ["1301"])
+            try client.write("three\nfour")
+            client.closeInput()
+            let received = try shell.finish(inGuest, seconds: 30)
+            #expect(received.status == 0)
+            #expect(received.output.contains("three\nfour"), "\(kind): \(received.output)")
+            #expect(try client.end(seconds: 30) == 0)
+        }
+        try shell.stop()
+    }
+
+    @Test("socat on both sides carries a stream and records", arguments: Load.kernels)
+    func socat(kernel: String) throws {
+        let shell = try GuestShell(kernel: kernel)
+        let listener = try Program(
+            "socat", ["/usr/bin/socat", "-u", "UNIX-LISTEN:\(shell.path)_1302", "STDOUT"])
+        try awaitSocket("\(shell.path)_1302")
+        let sent = try shell.run("echo from socat | socat -u - VSOCK-CONNECT:2:1302", seconds: 30)
+        #expect(sent.status == 0, "\(sent.output)")
+        #expect(try listener.end(seconds: 30) == 0)
+        #expect(listener.transcript == "from socat\n")
+
+        // socat's generic sockets: type 5 is SOCK_SEQPACKET.
+        let records = try Program(
+            "socat", ["/usr/bin/socat", "-u", "UNIX-LISTEN:\(shell.path)_1303,type=5", "STDOUT"])
+        try awaitSocket("\(shell.path)_1303")
+        let record = try shell.run("echo a record | socat -u - VSOCK-CONNECT:2:1303,type=5", seconds: 30)
+        #expect(record.status == 0, "\(record.output)")
+        #expect(try records.end(seconds: 30) == 0)
+        #expect(records.transcript == "a record\n")
+        try shell.stop()
+    }
+
+    /// Waits until a program of the host has bound its socket.
+    private func awaitSocket(_ path: String) throws {
+        let deadline = MonotonicClock.now() + 10_000_000_000
+        while true {
+            // A connection would be taken for the guest's, so only the file is looked for.
+            if FileManager.default.fileExists(atPath: path) { return }
+            guard MonotonicClock.now() < deadline else { throw ProgramError(description: "no socket at \(path)") }
+            sched_yield()
+        }
+    }
+}

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Calls that the API joins into one, and settings that it does not show: the sockets below it.
+
+import Synchronization
+import Testing
+import VirtioQueue
+import VsockCore
+import VsockTransport
+import VsockWire
+
+@Suite("Sockets below the API")
+struct LowLevelTests {
+    private let loopback = Loopback(reservesLowPorts: true)
+
+    @Test("states: EINVAL, ENOTCONN, EISCONN, EACCES")
+    func states() throws {
+        let socket = loopback.makeSocket(.stream)
+        #expect(throws: SocketError.invalidArgument) { try socket.listen(backlog: 1) }
+        #expect(throws: SocketError.notConnected) { try socket.shutdown(.both) }
+        #expect(throws: SocketError.notConnected) { try [1].withUnsafeBytes { _ = try socket.send($0) } }
+        #expect(throws: SocketError.invalidArgument) { _ = try socket.accept(doesNotWait: true) }
+        #expect(throws: SocketError.accessDenied) { try socket.bind(to: VsockAddress(cid: .any, port: 1023)) }
+        try socket.bind(to: VsockAddress(cid: .any, port: 1024))
+        #expect(throws: SocketError.invalidArgument) { try socket.bind(to: VsockAddress(cid: .any, port: 1025)) }
+        try socket.listen(backlog: 1)
+        let address = VsockAddress(cid: .local, port: 1024)
+        #expect(throws: SocketError.invalidArgument) { try socket.connect(to: address) }
+        #expect(socket.readiness == [])
+        #expect(throws: SocketError.wouldBlock) { _ = try socket.accept(doesNotWait: true) }
+        let client = loopback.makeSocket(.stream)
+        try client.connect(to: address)
+        #expect(socket.poll(.readable, timeoutNanoseconds: 0) == .readable)
+        #expect(throws: SocketError.alreadyConnected) { try client.connect(to: address) }
+        socket.close()
+        #expect(throws: SocketError.badDescriptor) { try socket.listen(backlog: 1) }
+        let refused = loopback.makeSocket(.stream)
+        #expect(throws: SocketError.connectionReset) { try refused.connect(to: address) }
+        // A refused socket may try again.
+        #expect(throws: SocketError.connectionReset) { try refused.connect(to: address) }
+    }
+
+    private final class Counter: PacketTap {
+        let operations = Mutex<[UInt16]>([])
+        func packet(_ header: PacketHeader, _ payload: UnsafeBufferPointer<MemorySegment>, isOutgoing: Bool) {
+            operations.withLock { $0.append(header.operation.rawValue) }
+        }
+    }
+
+    @Test("a tap sees every packet of a connection once")
+    func tap() throws {
+        let counter = Counter()
+        loopback.setTap(counter)
+        let listener = loopback.makeSocket(.seqpacket)
+        try listener.bind(to: VsockAddress(cid: .any, port: 2000))
+        try listener.listen(backlog: 1)
+        let client = loopback.makeSocket(.seqpacket)
+        try client.connect(to: VsockAddress(cid: .local, port: 2000))
+        try [1, 2].withUnsafeBytes { _ = try client.send($0) }
+        client.close()
+        let server = try listener.accept()
+        var buffer: [UInt8] = [0, 0]
+        let result = try buffer.withUnsafeMutableBytes { try server.receive(into: $0) }
+        #expect(result.count == 2)
+        // REQUEST, RESPONSE, RW, SHUTDOWN, and the RST when all is read.
+        #expect(counter.operations.withLock { $0 } == [1, 2, 5, 4, 3])
+    }
+}

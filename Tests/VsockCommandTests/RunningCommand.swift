@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The built command as a child process with its standard streams in the test's hands. Every wait has a deadline.
+
+import Glibc
+import Testing
+import VsockSystem
+
+/// No wait of a test is longer: reaching it is a failure, not a pause.
+let testDeadline: UInt64 = 60_000_000_000
+
+/// Where the command is: `VSOCK_COMMAND`, or beside the tests.
+let commandPath: String = {
+    if let path = getenv("VSOCK_COMMAND") { return String(cString: path) }
+    var buffer = [UInt8](repeating: 0, count: 4096)
+    let count = readlink("/proc/self/exe", &buffer, buffer.count)
+    let places = [String(decoding: buffer.prefix(max(0, count)), as: UTF8.self)] + CommandLine.arguments
+    for place in places {
+        guard let slash = place.lastIndex(of: "/") else { continue }
+        let path = place[..<slash] + "/vsock"
+        if access(String(path), X_OK) == 0 { return String(path) }
+    }
+    return "vsock"
+}()
+
+/// How a command ended.
+struct CommandResult {
+    let status: Int32
+    let error: String
+
+    /// What it said, if that is one line.
+    var errorLine: String? {
+        let lines = error.split(separator: "\n", omittingEmptySubsequences: false)
+        return lines.count == 2 && lines[1].isEmpty ? String(lines[0]) : nil
+    }
+}
+
+/// `vsock` with arguments, running until it ends or the object goes.
+final class RunningCommand {
+    private let child: ChildProcess
+    private let errorFile: String
+    private let directory: TemporaryDirectory
+    private var inputWrite: OwnedFileDescriptor?
+    private var outputRead: OwnedFileDescriptor?
+
+    /// Starts it. Standard input is a pipe, or the file at `inputPath`.
+    init(_ arguments: [String], inputPath: String? = nil) throws {
+        directory = try TemporaryDirectory()
+        errorFile = directory.file("stderr")
+        let error = OwnedFileDescriptor(owning: open(errorFile, O_WRONLY | O_CREAT | O_CLOEXEC, 0o600))
+        let output = try DescriptorIO.makePipe(nonBlocking: false)
+        let outputEnd = output.readEnd
+        let outputStart = output.writeEnd
+        if let inputPath {
+            let input = OwnedFileDescriptor(owning: open(inputPath, O_RDONLY | O_CLOEXEC))
+            child = try ChildProcess.spawn(
+                commandPath, arguments: arguments, standardInput: input.rawValue,
+                standardOutput: outputStart.rawValue, standardError: error.rawValue)
+        } else {
+            let input = try DescriptorIO.makePipe(nonBlocking: false)
+            let inputEnd = input.readEnd
+            let inputStart = input.writeEnd
+            child = try ChildProcess.spawn(
+                commandPath, arguments: arguments, standardInput: inputEnd.rawValue,
+                standardOutput: outputStart.rawValue, standardError: error.rawValue)
+            try DescriptorIO.setNonBlocking(inputStart.rawValue)
+            inputWrite = .some(inputStart)
+        }
+        try DescriptorIO.setNonBlocking(outputEnd.rawValue)
+        outputRead = .some(outputEnd)
+    }
+
+    deinit {
+        try? child.kill(SIGKILL)
+        _ = try? child.wait()
+    }
+
+    /// The end of standard input that is written to.
+    var input: Int32 { inputWrite?.rawValue ?? -1 }
+    /// The end of standard output that is read from.
+    var output: Int32 { outputRead?.rawValue ?? -1 }
+
+    func closeInput() { inputWrite = nil }
+    func closeOutput() { outputRead = nil }
+
+    func kill(_ signal: Int32) throws { try child.kill(signal) }
+
+    /// What it has said so far.
+    func errorSoFar() throws -> String {
+        let file = OwnedFileDescriptor(owning: open(errorFile, O_RDONLY | O_CLOEXEC))
+        return String(decoding: try readAll(file.rawValue), as: UTF8.self)
+    }
+
+    /// Waits for the end.
+    func finish() throws -> CommandResult {
+        guard let status = try child.wait(timeoutNanoseconds: testDeadline) else {
+            Issue.record("the command does not end")
+            throw Deadline()
+        }
+        return CommandResult(status: status.shellStatus, error: try errorSoFar())
+    }
+}
+
+/// A wait was too long.
+struct Deadline: Error {}
+
+/// A directory that goes with the object, with the files in it.
+final class TemporaryDirectory: Sendable {
+    let path: String
+
+    init() throws {
+        var template = Array("/tmp/vsock-command-XXXXXX".utf8CString)
+        let made = template.withUnsafeMutableBufferPointer { $0.baseAddress.flatMap { mkdtemp($0) } }
+        path = try String(cString: #require(made))
+    }
+
+    func file(_ name: String) -> String { "\(path)/\(name)" }
+
+    /// Makes a file.
+    func write(_ bytes: [UInt8], to name: String) throws -> String {
+        let path = file(name)
+        let descriptor = OwnedFileDescriptor(owning: open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0o600))
+        try writeAll(descriptor.rawValue, bytes)
+        return path
+    }
+
+    deinit {
+        if let directory = opendir(path) {
+            while let entry = readdir(directory) {
+                let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
+                    String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
+                }
+                if name != ".", name != ".." { unlink(file(name)) }
+            }
+            closedir(directory)
+        }
+        rmdir(path)
+    }
+}

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Glibc
+import Testing
+import VsockSystem
+
+@Suite struct FileSystemTests {
+    private let directory: TemporaryDirectory
+
+    init() throws { directory = try TemporaryDirectory() }
+
+    @Test("what was written is read, whole or in part, and a longer file is replaced by a shorter one")
+    func content() throws {
+        let path = directory.file("content")
+        // More than one piece of reading.
+        let long = (0..<3_000_000).map { UInt8(truncatingIfNeeded: $0 &* 31) }
+        try FileSystem.write(long, to: path, mode: 0o640)
+        #expect(directory.mode("content") == 0o640)
+        #expect(try FileSystem.read(path) == long)
+        #expect(try FileSystem.read(path, offset: 2_999_990, limit: 100) == Array(long[2_999_990...]))
+        #expect(try FileSystem.read(path, offset: 5, limit: 3) == Array(long[5..<8]))
+        #expect(try FileSystem.read(path, offset: 4_000_000) == [])
+        try FileSystem.write([1, 2], to: path)
+        #expect(try FileSystem.read(path) == [1, 2])
+        try FileSystem.write([], to: path)
+        #expect(try FileSystem.read(path) == [])
+    }
+
+    @Test("a file of the kernel, which has no size, is read to its end")
+    func kernelFile() throws {
+        let text = String(decoding: try FileSystem.read("/proc/self/status"), as: UTF8.self)
+        #expect(text.contains("\nPid:\t\(CurrentProcess.identifier)\n"))
+    }
+
+    @Test("an error names the call, the path and the reason")
+    func errors() {
+        let missing = directory.file("missing/file")
+        let reading = failure { () throws(SystemCallError) in _ = try FileSystem.read(missing) }
+        #expect(reading?.description == "open \(missing): No such file or directory")
+        let writing = failure { () throws(SystemCallError) in try FileSystem.write([1], to: missing) }
+        #expect(writing?.description == "open \(missing): No such file or directory")
+        let folder = failure { () throws(SystemCallError) in _ = try FileSystem.read("/usr") }
+        #expect(folder?.description == "read /usr: Is a directory")
+        let listing = failure { () throws(SystemCallError) in _ = try FileSystem.names(in: missing) }
+        #expect(listing?.description == "opendir \(missing): No such file or directory")
+        let full = failure { () throws(SystemCallError) in try FileSystem.write([1], to: "/dev/full") }
+        #expect(full?.description == "write /dev/full: No space left on device")
+        let link = failure { () throws(SystemCallError) in try FileSystem.makeSymbolicLink(at: "/usr", to: "/") }
+        #expect(link?.description == "symlink /usr: File exists")
+    }
+
+    @Test("a path leads to what is behind its links")
+    func kinds() throws {
+        try FileSystem.write([], to: directory.file("file"))
+        try leaveStaleSocket(at: directory.file("socket"))
+        try FileSystem.makeSymbolicLink(at: directory.file("link"), to: "socket")
+        try FileSystem.makeSymbolicLink(at: directory.file("dangling"), to: "nothing")
+        #expect(FileSystem.kind(of: directory.file("file")) == .regularFile)
+        #expect(FileSystem.kind(of: directory.path) == .directory)
+        #expect(FileSystem.kind(of: directory.file("socket")) == .socket)
+        #expect(FileSystem.kind(of: directory.file("link")) == .socket)
+        #expect(FileSystem.kind(of: "/dev/null") == .other)
+        #expect(FileSystem.kind(of: directory.file("dangling")) == nil)
+        #expect(!FileSystem.exists(""))
+        #expect(try FileSystem.names(in: directory.path) == ["dangling", "file", "link", "socket"])
+    }
+
+    @Test("what may be done with a file is told")
+    func permissions() throws {
+        try FileSystem.write([], to: directory.file("file"))
+        #expect(FileSystem.permits([.read, .write], at: directory.file("file")))
+        #expect(!FileSystem.permits(.execute, at: directory.file("file")))
+        #expect(FileSystem.permits(.execute, at: "/bin/sh"))
+        #expect(!FileSystem.permits(.read, at: directory.file("missing")))
+    }
+
+    @Test("a descriptor of a file is for reading unless writing is asked for, and closes on exec")
+    func open() throws {
+        let null = try FileSystem.open("/dev/null")
+        #expect(write("x", to: null.rawValue) == .failed(.badFileDescriptor))
+        #expect(fcntl(null.rawValue, F_GETFD) == FD_CLOEXEC)
+        let both = try FileSystem.open("/dev/null", forWriting: true)
+        #expect(write("x", to: both.rawValue) == .count(1))
+        #expect(read(from: both.rawValue) == "")
+    }
+
+    @Test("a temporary directory is private and goes with everything in it, but not with what its links lead to")
+    func temporaryDirectory() throws {
+        let outside = directory.file("outside")
+        try FileSystem.write([1], to: outside)
+        var inner: TemporaryDirectory? = try TemporaryDirectory(prefix: "vsock-inner")
+        let path = try #require(inner?.path)
+        var status = stat()
+        #expect(lstat(path, &status) == 0 && status.st_mode & 0o7777 == 0o700)
+        #expect(path.split(separator: "/").last?.hasPrefix("vsock-inner.") == true)
+        #expect(mkdir(path + "/a", 0o700) == 0 && mkdir(path + "/a/b", 0o700) == 0)
+        try FileSystem.write([1], to: path + "/a/b/file")
+        try FileSystem.makeSymbolicLink(at: path + "/a/link", to: directory.path)
+        inner?.remove()
+        #expect(!FileSystem.exists(path))
+        #expect(try FileSystem.read(outside) == [1])
+        inner?.remove()
+        let second = try TemporaryDirectory()
+        let secondPath = second.path
+        #expect(secondPath != path)
+        inner = second
+        inner = nil
+        withExtendedLifetime(second) { #expect(FileSystem.exists(secondPath)) }
+    }
+
+    @Test("a temporary directory is under TMPDIR, if nothing would take its path apart", arguments: ["", " ,b"])
+    func temporaryDirectoryPlace(suffix: String) async throws {
+        await #expect(processExitsWith: .success) { [suffix] in
+            let outer = try TemporaryDirectory()
+            let place = outer.path + "/a" + suffix
+            #expect(mkdir(place, 0o700) == 0)
+            setenv("TMPDIR", place, 1)
+            let inner = try TemporaryDirectory()
+            #expect(inner.path.hasPrefix(suffix.isEmpty ? place + "/" : "/tmp/vsock."))
+        }
+    }
+}
+
+@Suite struct CurrentProcessTests {
+    @Test("program, directory and environment of this process")
+    func current() throws {
+        #expect(FileSystem.permits(.execute, at: CurrentProcess.executablePath))
+        #expect(FileSystem.kind(of: CurrentProcess.currentDirectory) == .directory)
+        let path = try #require(CurrentProcess.environment("PATH"))
+        #expect(CurrentProcess.environment.contains("PATH=" + path))
+        #expect(CurrentProcess.environment("NO_SUCH_VARIABLE") == nil)
+    }
+
+    @Test("a directory that is gone counts as the root")
+    func noDirectory() async {
+        await #expect(processExitsWith: .success) {
+            let directory = try TemporaryDirectory()
+            #expect(chdir(directory.path) == 0)
+            directory.remove()
+            #expect(CurrentProcess.currentDirectory == "/")
+        }
+    }
+}

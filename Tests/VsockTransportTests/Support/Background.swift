@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// A host program that runs beside the test, which is busy being the guest.
+
+import Synchronization
+import VsockCore
+import VsockSystem
+import VsockTransport
+
+/// No wait of a test is longer: reaching it is a failure, not a pause.
+let testDeadline: UInt64 = 20_000_000_000
+
+/// What a test cannot go on without.
+struct TestFailure: Error, CustomStringConvertible {
+    let description: String
+    init(_ description: String) { self.description = description }
+}
+
+/// A closure on a thread of its own, and what it returned.
+final class Background<Value: Sendable>: Sendable {
+    private final class Outcome: Sendable {
+        let result = Mutex<Result<Value, any Error>?>(nil)
+    }
+
+    private let thread: WorkerThread
+    private let outcome = Outcome()
+
+    init(_ body: @escaping @Sendable () throws -> Value) throws {
+        let outcome = outcome
+        thread = try WorkerThread(name: "host program") {
+            let result = Result { try body() }
+            outcome.result.withLock { $0 = result }
+        }
+    }
+
+    /// Whether the closure has returned.
+    var isFinished: Bool { outcome.result.withLock { $0 != nil } }
+
+    /// Waits for it.
+    func value() throws -> Value {
+        thread.join()
+        guard let result = outcome.result.withLock({ $0 }) else { throw TestFailure("no result") }
+        return try result.get()
+    }
+
+    /// Waits for it while `guest` is served.
+    func value(serving guest: DriverSockets) throws -> Value {
+        try guest.serve { self.isFinished }
+        return try value()
+    }
+}
+
+extension DriverSockets {
+    /// Serves the driver until something outside of it holds, which is looked at again every few milliseconds.
+    func serve(until condition: () -> Bool) throws {
+        let deadline = MonotonicClock.now() + testDeadline
+        while !condition() {
+            guard MonotonicClock.now() < deadline else { throw TestFailure("it does not happen") }
+            do {
+                try wait(2_000_000) { _ in condition() }
+            } catch SocketError.timedOut {
+                continue
+            }
+        }
+    }
+}
+
+/// Waits for something that another thread or the kernel does, without a descriptor that tells.
+func eventually(_ condition: () throws -> Bool) throws {
+    let deadline = MonotonicClock.now() + testDeadline
+    let never = try EventNotifier()
+    while try !condition() {
+        guard MonotonicClock.now() < deadline else { throw TestFailure("it does not happen") }
+        _ = try DescriptorIO.waitUntilReady(never.rawDescriptor, for: .readable, timeoutNanoseconds: 1_000_000)
+    }
+}
