@@ -36,11 +36,12 @@ demo: setup release
 	$(VSOCK) demo
 
 # The tests with real guests run the release build, as users do, with the kernels that this machine can boot, or those
-# of VSOCK_KERNELS. They come last and one at a time: a guest is a load of its own.
+# of VSOCK_KERNELS. They come last and one at a time: a guest is a load of its own. Their output comes line by line, so
+# that it tells which of them hangs.
 test: setup release
 	VSOCK_COMMAND=$(VSOCK) $(SWIFT) test $(BUILD_FLAGS) --skip '^GuestTests\.'
 	VSOCK_COMMAND=$(VSOCK) VSOCK_KERNELS="$${VSOCK_KERNELS-$$(Scripts/setup.sh --kernels)}" \
-		$(SWIFT) test $(BUILD_FLAGS) --skip-build --no-parallel --filter '^GuestTests\.'
+		stdbuf -oL $(SWIFT) test $(BUILD_FLAGS) --skip-build --no-parallel --filter '^GuestTests\.'
 
 lint:
 	$(SWIFT) format lint --strict --parallel --recursive $(FORMATTED)

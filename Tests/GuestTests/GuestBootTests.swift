@@ -68,6 +68,13 @@ struct GuestBootTests {
         #expect(result.milliseconds < 60_000)
     }
 
+    @Test("a guest that takes longer than it may is ended", arguments: GuestRun.kernels)
+    func timeout(kernel: String) async {
+        let result = await GuestRun.run(kernel, ["sleep", "1000"]) { $0.secondsMax = 20 }
+        #expect(result.status == Guest.timedOutStatus || result.error?.description.contains("not ready") == true)
+        #expect(result.milliseconds < 120_000)
+    }
+
     @Test("several guests run at once", .enabled(if: GuestRun.kernels.contains("uml")))
     func several() async {
         await withTaskGroup(of: GuestResult.self) { group in

@@ -43,7 +43,7 @@ struct GuestRelayTests {
                 input: nil, output: outputWrite.rawValue, errors: outputWrite.rawValue, cancel: cancel.rawDescriptor)
             var relay = GuestRelay(
                 streams: streams, channels: channels, log: logReader.rawValue, encodesInput: false, process: process)
-            let end = relay.run(bootDeadline: MonotonicClock.now() + Self.deadline) {}
+            let end = relay.run(bootDeadline: MonotonicClock.now() + Self.deadline, deadline: .max) {}
             outcome.end.withLock { $0 = end }
             withExtendedLifetime((outputWrite, logReader, cancel)) {}
             finished.signal()

@@ -20,6 +20,9 @@ enum GuestRun {
     /// The kernels of this machine that a guest can boot; a test for each of them is skipped where it is missing.
     static let kernels = ["uml", "6.1", "6.12"].filter { (try? GuestKernel.find($0)) != nil }
 
+    /// Longest time for a guest in these tests: minutes more than it takes on a busy machine.
+    private static let secondsMax = 300
+
     /// Boots a guest, runs the command and waits for its end, all on a thread of its own.
     static func run(
         _ kernel: String, _ command: [String], input: [UInt8]? = nil, cancelAfterReady: Bool = false,
@@ -62,6 +65,7 @@ enum GuestRun {
             let cancel = try GuestError.naming { () throws(SystemCallError) in try EventNotifier() }
             var configuration = GuestConfiguration(
                 kernel: try GuestKernel.find(kernel), deviceSocket: nil, command: command)
+            configuration.secondsMax = secondsMax
             configure(&configuration)
             let streams = GuestStreams(
                 input: input == nil ? nil : files[0].rawValue, output: files[1].rawValue, errors: files[2].rawValue,

@@ -28,6 +28,9 @@ struct GuestCommand: ParsableCommand {
     @Option(help: "Another kernel module to insert, such as vsock_loopback. Repeatable.")
     var module: [String] = []
 
+    @Option(help: "End the guest after so many seconds, with status 124.")
+    var timeout: Int?
+
     @Flag(help: "Show the guest's console on standard error.")
     var console = false
 
@@ -38,6 +41,7 @@ struct GuestCommand: ParsableCommand {
         guard !command.isEmpty else {
             throw ValidationError("the command is missing: vsock guest --socket PATH -- COMMAND")
         }
+        if let timeout, timeout <= 0 { throw ValidationError("--timeout takes a number of seconds, 1 or more") }
     }
 
     func run() throws {
@@ -50,6 +54,7 @@ struct GuestCommand: ParsableCommand {
             var configuration = GuestConfiguration(
                 kernel: try GuestKernel.find(kernel), deviceSocket: socket, command: command, memoryMiB: memory)
             configuration.extraModules = module
+            configuration.secondsMax = timeout
             let ended = try Guest.run(
                 configuration, streams: GuestStreams(cancel: signals.rawDescriptor, console: console ? 2 : nil))
             status = signals.next().map { 128 + $0 } ?? ended

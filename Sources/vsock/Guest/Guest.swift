@@ -9,6 +9,8 @@ import VsockSystem
 package enum Guest {
     /// The status of a command that the caller gave up, as shells count: 128 and SIGTERM's number.
     package static let cancelledStatus: Int32 = 128 + Signal.terminate
+    /// The status of a command that took longer than it may, that of timeout(1).
+    package static let timedOutStatus: Int32 = 124
     private static let deviceNanosecondsMax: UInt64 = 5_000_000_000
     private static let deviceCheckNanoseconds: UInt64 = 20_000_000
     private static let shutdownNanosecondsMax: UInt64 = 3_000_000_000
@@ -42,8 +44,11 @@ package enum Guest {
         defer { daemon?.end() }
         var relay = try start(boot, configuration, streams, logReader: logReader.rawValue, log: logWriter.rawValue)
         _ = consume logWriter
-        let bootNanosecondsMax = UInt64(clamping: configuration.bootSecondsMax) * 1_000_000_000
-        let end = relay.run(bootDeadline: MonotonicClock.now() + bootNanosecondsMax) {
+        let start = MonotonicClock.now()
+        let end = relay.run(
+            bootDeadline: deadline(configuration.bootSecondsMax, after: start),
+            deadline: configuration.secondsMax.map { deadline($0, after: start) } ?? .max
+        ) {
             directory.remove()
             onReady()
         }
@@ -78,6 +83,12 @@ package enum Guest {
             encodesInput: configuration.kernel.monitor == .userModeLinux, process: process)
     }
 
+    private static func deadline(_ seconds: Int, after start: UInt64) -> UInt64 {
+        let duration = UInt64(clamping: seconds).multipliedReportingOverflow(by: 1_000_000_000)
+        let end = start.addingReportingOverflow(duration.partialValue)
+        return duration.overflow || end.overflow ? .max : end.partialValue
+    }
+
     /// A device that was started a moment ago may need another moment for its socket.
     private static func awaitDevice(_ socket: String, cancel: Int32?) throws(GuestError) {
         let deadline = MonotonicClock.now() + deviceNanosecondsMax
@@ -95,6 +106,7 @@ package enum Guest {
         switch end {
         case .exit(let status): return status
         case .cancelled: return cancelledStatus
+        case .timedOut: return timedOutStatus
         case .outputClosed: return 128 + Signal.brokenPipe
         case .refused(let text): reason = text
         case .late: reason = "it was not ready after \(configuration.bootSecondsMax) s"

@@ -23,6 +23,8 @@ package struct GuestConfiguration {
     package var extraArguments: [String] = []
     /// How long booting may take, in seconds.
     package var bootSecondsMax = 60
+    /// How long all of it may take, from the start of the boot, in seconds; nil for any time.
+    package var secondsMax: Int?
 
     /// A guest that runs `command` here, with this process's environment.
     package init(kernel: GuestKernel, deviceSocket: String?, command: [String], memoryMiB: Int? = nil) {

@@ -43,6 +43,8 @@ struct GuestRelay {
         case cancelled
         /// It did not become ready in time.
         case late
+        /// The command took longer than it may.
+        case timedOut
         /// Nobody reads the command's output any more.
         case outputClosed
     }
@@ -63,6 +65,7 @@ struct GuestRelay {
     private var controlText: [UInt8] = []
     private var console: [UInt8] = []
     private var end: End?
+    private var deadline = UInt64.max
 
     private static let chunkSize = 1 << 16
     /// A control line is a word and a short reason; what is longer is not ours.
@@ -95,12 +98,15 @@ struct GuestRelay {
     ///
     /// - Parameters:
     ///   - bootDeadline: when the guest must be ready, on the monotonic clock.
+    ///   - deadline: when the command must have ended, on the same clock.
     ///   - onReady: called once the command runs.
-    mutating func run(bootDeadline: UInt64, onReady: () -> Void) -> End {
+    mutating func run(bootDeadline: UInt64, deadline: UInt64, onReady: () -> Void) -> End {
+        self.deadline = deadline
         while end == nil {
             var wanted = interests()
             let now = MonotonicClock.now()
-            let timeout = isReady ? .max : bootDeadline > now ? bootDeadline - now : 0
+            let limit = isReady ? deadline : min(bootDeadline, deadline)
+            let timeout = limit > now ? limit - now : 0
             let count = try? DescriptorIO.waitUntilReady(
                 &wanted, timeoutNanoseconds: min(timeout, Self.processCheckNanoseconds))
             guard let count else { return .gone }
@@ -108,7 +114,7 @@ struct GuestRelay {
             let wasReady = isReady
             for interest in wanted where !interest.ready.isEmpty { handle(interest.descriptor) }
             if isReady, !wasReady { onReady() }
-            if !isReady, timeout == 0 { end = end ?? .late }
+            if timeout == 0 { end = end ?? (isReady ? .timedOut : .late) }
         }
         drain()
         return end ?? .gone
@@ -196,7 +202,12 @@ struct GuestRelay {
         while !rest.isEmpty {
             var wanted = [PollRequest(destination, .writable)]
             if let cancel = streams.cancel { wanted.append(PollRequest(cancel, .readable)) }
-            _ = try? DescriptorIO.waitUntilReady(&wanted, timeoutNanoseconds: nil)
+            let now = MonotonicClock.now()
+            let left = deadline > now ? deadline - now : 0
+            if (try? DescriptorIO.waitUntilReady(&wanted, timeoutNanoseconds: left)) == 0, left == 0 {
+                end = .timedOut
+                return
+            }
             if wanted[0].ready.isEmpty, wanted.count == 2, !wanted[1].ready.isEmpty {
                 end = .cancelled
                 return
@@ -257,7 +268,7 @@ struct GuestRelay {
     /// Takes what is still on its way: the guest delivers all output before it says how the command ended.
     private mutating func drain() {
         for descriptor in openOutputs.keys {
-            while let destination = openOutputs[descriptor], end != .outputClosed, end != .cancelled,
+            while let destination = openOutputs[descriptor], ![.outputClosed, .cancelled, .timedOut].contains(end),
                 case .bytes(let bytes) = Chunk(reading: descriptor, limit: Self.chunkSize)
             {
                 deliver(bytes[...], to: destination)

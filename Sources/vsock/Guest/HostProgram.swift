@@ -59,9 +59,11 @@ package enum HostProgram {
 }
 
 extension ChildProcess {
-    /// Ends it with everything in its group, and waits for it.
+    private static let endNanosecondsMax: UInt64 = 10_000_000_000
+
+    /// Ends it with everything in its group, and waits for it, but not for one that the kernel does not let die.
     package func end() {
         try? kill(Signal.kill)
-        _ = try? wait()
+        _ = try? wait(timeoutNanoseconds: Self.endNanosecondsMax)
     }
 }
