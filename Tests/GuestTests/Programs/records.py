@@ -13,11 +13,9 @@ import hashlib
 import random
 import socket
 import struct
-import sys
-import threading
-import time
 
 import endpoints
+import exchange
 
 POOL_SIZE = 1 << 20
 
@@ -109,47 +107,16 @@ def await_end(connection, options, _):
         raise ValueError("%d bytes after the last record" % size)
 
 
-def run(connection, options):
-    results, failures = {}, []
-
-    def guarded(step):
-        try:
-            step(connection, options, results)
-        except (OSError, ValueError) as error:
-            failures.append("%s: %s" % (step.__name__, error))
-            # Ends the other direction too, instead of letting it wait for its deadline.
-            try:
-                connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-
-    wanted = [(options.send_seed, send), (options.receive_seed, receive)]
-    threads = [threading.Thread(target=guarded, args=(step,)) for seed, step in wanted if seed is not None]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if not failures:
-        guarded(await_end)
-    return results, failures
-
-
 def main():
-    parser = endpoints.arguments(__doc__.split("\n")[0])
+    parser = exchange.arguments(__doc__.split("\n")[0])
     parser.add_argument("--count", type=int, default=1000, help="records each way, besides the large one")
     parser.add_argument("--size-max", type=int, default=64 << 10)
     parser.add_argument("--large", type=int, default=256 << 10, help="size of the last record; 0: none")
     parser.add_argument("--oversize", type=int, default=0, help="try a record of this size, which must be refused")
-    parser.add_argument("--send-seed", type=int)
-    parser.add_argument("--receive-seed", type=int)
     options = parser.parse_args()
     if options.type != "seqpacket" or max(options.large, options.size_max) > POOL_SIZE // 2:
         parser.error("records are for seqpacket, of %d bytes at most" % (POOL_SIZE // 2))
-    with endpoints.open_connection(options) as connection:
-        start = time.monotonic()
-        results, failures = run(connection, options)
-    endpoints.report(program="records", milliseconds=endpoints.milliseconds_since(start), failures=failures, **results)
-    sys.exit(1 if failures else 0)
+    exchange.run("records", options, send, receive, await_end)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,8 @@ with the hash of what went each way, the same at both ends.
 import hashlib
 import random
 import socket
-import sys
-import threading
-import time
 
-import endpoints
+import exchange
 
 POOL_SIZE = 1 << 20
 
@@ -59,47 +56,16 @@ def await_end(connection, options, _):
         raise ValueError("more than %d bytes" % options.bytes)
 
 
-def run(connection, options):
-    results, failures = {}, []
-
-    def guarded(step):
-        try:
-            step(connection, options, results)
-        except (OSError, ValueError) as error:
-            failures.append("%s: %s" % (step.__name__, error))
-            # Ends the other direction too, instead of letting it wait for its deadline.
-            try:
-                connection.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-
-    wanted = [(options.send_seed, send), (options.receive_seed, receive)]
-    threads = [threading.Thread(target=guarded, args=(step,)) for seed, step in wanted if seed is not None]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if not failures:
-        guarded(await_end)
-    return results, failures
-
-
 def main():
-    parser = endpoints.arguments(__doc__.split("\n")[0])
+    parser = exchange.arguments(__doc__.split("\n")[0])
     parser.set_defaults(type="stream")
     parser.add_argument("--bytes", type=int, default=16 << 20)
     parser.add_argument("--chunk", type=int, default=64 << 10, help="bytes for each send")
     parser.add_argument("--hash", default="sha256", help="md5 is ten times as fast in an emulated guest")
-    parser.add_argument("--send-seed", type=int)
-    parser.add_argument("--receive-seed", type=int)
     options = parser.parse_args()
     if options.type != "stream":
         parser.error("streams are for stream sockets")
-    with endpoints.open_connection(options) as connection:
-        start = time.monotonic()
-        results, failures = run(connection, options)
-    endpoints.report(program="stream", milliseconds=endpoints.milliseconds_since(start), failures=failures, **results)
-    sys.exit(1 if failures else 0)
+    exchange.run("stream", options, send, receive, await_end)
 
 
 if __name__ == "__main__":
