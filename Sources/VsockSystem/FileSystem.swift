@@ -123,6 +123,12 @@ public enum FileSystem {
 
     // MARK: Names
 
+    /// The directory part of a path: `.` for a path without one.
+    public static func directory(of path: String) -> String {
+        guard let slash = path.lastIndex(of: "/") else { return "." }
+        return slash == path.startIndex ? "/" : String(path[..<slash])
+    }
+
     /// Makes a symbolic link at `path`. Throws EEXIST, ENOENT, EACCES.
     public static func makeSymbolicLink(at path: String, to target: String) throws(SystemCallError) {
         try checked("symlink", path: path) { symlink(target, path) }

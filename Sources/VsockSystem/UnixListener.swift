@@ -35,10 +35,13 @@ public final class UnixListener: Sendable {
 
     /// Binds and listens, by the rules at the top of this file. `mode` is exact from the moment the file appears if it
     /// grants no more than the umask does; otherwise the rest is granted right after. Connecting needs the write bit.
+    /// `owner` gets the file before anybody can connect.
     ///
-    /// Throws EEXIST, EADDRINUSE, EACCES, ENOENT (no such directory), EROFS, EMFILE.
+    /// Throws EEXIST, EADDRINUSE, EACCES, EPERM (an owner that we may not give it to), ENOENT (no such directory),
+    /// EROFS, EMFILE.
     public init(
-        _ address: UnixAddress, type: UnixSocketType, mode: UInt32 = 0o600, backlog: Int = defaultBacklog
+        _ address: UnixAddress, type: UnixSocketType, mode: UInt32 = 0o600, owner: FileOwner? = nil,
+        backlog: Int = defaultBacklog
     ) throws(SystemCallError) {
         try StaleSocket.remove(at: address)
         let socket = try UnixSocket.bind(to: address, type: type, mode: mode, nonBlocking: true)
@@ -53,6 +56,7 @@ public final class UnixListener: Sendable {
         if status.st_mode & 0o7777 != mode {
             try checked("chmod", path: address.path) { chmod(address.path, mode) }
         }
+        try owner?.apply(to: address.path)
         let length = Int32(clamping: backlog)
         try checked("listen", path: address.path) { listen(rawValue, length) }
     }

@@ -71,6 +71,17 @@ func readText(_ descriptor: Int32, count: Int) throws -> String {
 }
 
 /// Reads to the end of a stream.
+/// Reads text until it contains a word.
+func readText(_ descriptor: Int32, until word: String) throws -> String {
+    var text = ""
+    while !text.contains(word) {
+        let bytes = try readOnce(descriptor)
+        if bytes.isEmpty { throw Deadline() }
+        text += String(decoding: bytes, as: UTF8.self)
+    }
+    return text
+}
+
 func readAll(_ descriptor: Int32) throws -> [UInt8] {
     var bytes: [UInt8] = []
     while true {

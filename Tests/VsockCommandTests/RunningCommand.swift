@@ -85,6 +85,8 @@ final class RunningCommand {
 
     func kill(_ signal: Int32) throws { try child.kill(signal) }
 
+    var processID: Int32 { child.processID }
+
     /// What it has said so far.
     func errorSoFar() throws -> String {
         let file = OwnedFileDescriptor(owning: open(errorFile, O_RDONLY | O_CLOEXEC))

@@ -140,4 +140,23 @@ import VsockSystem
             #expect(CurrentProcess.currentDirectory == "/")
         }
     }
+
+    @Test("the directory of a path is what comes before its last slash")
+    func directoryOfPath() {
+        for (path, directory) in [("/a/b", "/a"), ("a/b/c", "a/b"), ("/a", "/"), ("a", "."), ("/a/", "/a")] {
+            #expect(FileSystem.directory(of: path) == directory, "\(path)")
+        }
+    }
+
+    @Test("an owner is a user, a group or both, by name or number")
+    func owner() throws {
+        #expect(FileOwner("0") == FileOwner("root"))
+        let root = try #require(FileOwner("root:root"))
+        #expect(root.userID == 0 && root.groupID == 0)
+        let group = try #require(FileOwner(":17"))
+        #expect(group.userID == nil && group.groupID == 17)
+        for text in ["", ":", "root:", "no such user", "root:no such group", "1:2:3", "4294967295", "-1", "0x10"] {
+            #expect(FileOwner(text) == nil, "\(text)")
+        }
+    }
 }

@@ -38,6 +38,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <linux/audit.h>
+#include <linux/filter.h>
 #include <linux/magic.h>
 #include <linux/memfd.h>
 #include <linux/vm_sockets.h>
@@ -250,6 +252,57 @@ static inline char *_Nullable *_Null_unspecified cvsock_environment(void) { retu
 // PR_SET_NAME of prctl(2): the name of the calling thread, cut at 15 bytes.
 static inline int cvsock_set_thread_name(const char *name) {
     return (int)syscall(SYS_prctl, 15, name, 0L, 0L, 0L);
+}
+
+// MARK: Giving up rights: prctl(2), seccomp(2), landlock(7)
+
+// PR_SET_NO_NEW_PRIVS: from here on execve grants nothing that this thread has not got.
+static inline int cvsock_set_no_new_privileges(void) {
+    return (int)syscall(SYS_prctl, 38, 1L, 0L, 0L, 0L);
+}
+
+// SECCOMP_SET_MODE_FILTER for the calling thread, or with SECCOMP_FILTER_FLAG_TSYNC for all. A thread that cannot have
+// the filter is returned as its number, more than 0.
+static inline int cvsock_install_filter(struct sock_filter *program, unsigned short count, int isForAllThreads) {
+    struct sock_fprog filter = {.len = count, .filter = program};
+    return (int)syscall(SYS_seccomp, 1, isForAllThreads ? 1L : 0L, &filter);
+}
+
+#ifndef SYS_landlock_create_ruleset
+#define SYS_landlock_create_ruleset 444
+#define SYS_landlock_add_rule 445
+#define SYS_landlock_restrict_self 446
+#endif
+
+// LANDLOCK_CREATE_RULESET_VERSION: the ABI, 1 or more.
+static inline int cvsock_landlock_version(void) {
+    return (int)syscall(SYS_landlock_create_ruleset, (void *)0, (size_t)0, 1);
+}
+
+// A new set of rules that denies these rights to files (LANDLOCK_ACCESS_FS_*), to the network (LANDLOCK_ACCESS_NET_*,
+// from ABI 4 on) and across the domain's border (LANDLOCK_SCOPE_*, from ABI 6 on), as far as `version` knows them.
+static inline int cvsock_landlock_create(int version, uint64_t files, uint64_t network, uint64_t scope) {
+    uint64_t attributes[3] = {files, network, scope};
+    size_t count = version < 4 ? 1 : version < 6 ? 2 : 3;
+    return (int)syscall(SYS_landlock_create_ruleset, attributes, count * sizeof(uint64_t), 0);
+}
+
+// LANDLOCK_RULE_PATH_BENEATH: grants rights below a directory.
+static inline int cvsock_landlock_allow(int ruleset, int directory, uint64_t rights) {
+    struct __attribute__((packed)) {
+        uint64_t allowed_access;
+        int32_t parent_fd;
+    } rule = {rights, directory};
+    return (int)syscall(SYS_landlock_add_rule, ruleset, 1, &rule, 0);
+}
+
+static inline int cvsock_landlock_restrict(int ruleset) {
+    return (int)syscall(SYS_landlock_restrict_self, ruleset, 0);
+}
+
+// O_PATH: a descriptor that stands for a directory and gives no access to it.
+static inline int cvsock_open_directory_path(const char *path) {
+    return open(path, 010000000 | O_DIRECTORY | O_CLOEXEC);
 }
 
 #pragma clang assume_nonnull end

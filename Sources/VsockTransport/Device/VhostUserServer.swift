@@ -25,7 +25,8 @@ final class VhostUserServer: PollHandler {
         self.loop = loop
         self.log = log
         listener = try UnixListener(
-            UnixAddress(configuration.socketPath), type: .stream, mode: configuration.socketMode)
+            UnixAddress(configuration.socketPath), type: .stream, mode: configuration.socketMode,
+            owner: configuration.socketOwner)
         if let host {
             device = VsockDevice(configuration, host: host, loop: loop, log: log)
         } else {

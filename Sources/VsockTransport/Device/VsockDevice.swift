@@ -74,8 +74,8 @@ final class VsockDevice: LoopTask {
         let host = HybridHost(path: configuration.hybridPath, endpoint: endpoint, loop: loop, log: log)
         hostSide = host
         listener = try HybridListener(
-            host, mode: configuration.socketMode, clientTimeoutNanoseconds: configuration.clientTimeoutNanoseconds,
-            loop: loop, log: log)
+            host, mode: configuration.socketMode, owner: configuration.socketOwner,
+            clientTimeoutNanoseconds: configuration.clientTimeoutNanoseconds, loop: loop, log: log)
         super.init()
         host.carrier = self
     }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import VsockCore
+import VsockSystem
 import VsockWire
 
 /// Which record framing a device uses; the key `seqpacket=` of the command line.
@@ -49,6 +50,8 @@ public struct VsockDeviceConfiguration: Sendable {
     public var queueSize = defaultQueueSize
     /// Permissions of the sockets that are created.
     public var socketMode: UInt32 = 0o600
+    /// Who they belong to; nil for the user of this process.
+    public var socketOwner: FileOwner?
     /// How long a host program may take to say CONNECT: one that means it does so at once.
     public var clientTimeoutNanoseconds: UInt64 = 10_000_000_000
     /// How long the guest may take to answer a connection request.

@@ -34,9 +34,10 @@ final class HybridListener: LoopTask {
     /// There are as many clients as there may be: accepting waits until one has spoken or has lost its place.
     private var isFull = false
 
-    /// Binds both sockets with `mode`; none is left behind when the second cannot be bound.
+    /// Binds both sockets with `mode` and `owner`; none is left behind when the second cannot be bound.
     init(
-        _ host: HybridHost, mode: UInt32, clientTimeoutNanoseconds: UInt64, loop: EventLoop, log: Logger
+        _ host: HybridHost, mode: UInt32, owner: FileOwner?, clientTimeoutNanoseconds: UInt64, loop: EventLoop,
+        log: Logger
     ) throws(SystemCallError) {
         self.host = host
         self.clientTimeoutNanoseconds = clientTimeoutNanoseconds
@@ -46,7 +47,7 @@ final class HybridListener: LoopTask {
         host.listener = self
         for (path, type) in [(host.path, SocketType.stream), (host.path + "_seqpacket", .seqpacket)] {
             let listener = try UnixListener(
-                UnixAddress(path), type: type == .stream ? .stream : .seqpacket, mode: mode)
+                UnixAddress(path), type: type == .stream ? .stream : .seqpacket, mode: mode, owner: owner)
             let watch = try loop.watch(listener.rawDescriptor, [.readable, .edgeTriggered], Acceptor(self))
             entries.append(Entry(listener: listener, type: type, watch: watch))
         }

@@ -54,18 +54,45 @@ struct Serve: ParsableCommand {
         help: "What is logged on standard error: trace, debug, info, notice, warning, error or critical.")
     var logLevel: Logger.Level = .info
 
+    @Option(
+        name: [.customLong("socket-mode"), .customLong("socket_mode")],
+        help: "Permissions of the sockets, in octal: connecting needs the right to write.")
+    var socketMode: SocketMode = SocketMode(0o600)
+
+    @Option(
+        name: [.customLong("socket-owner"), .customLong("socket_owner")],
+        help: ArgumentHelp("Whom the sockets belong to, names or numbers.", valueName: "user[:group]"))
+    var socketOwner: FileOwner?
+
+    @Flag(
+        name: .customLong("sandbox"), inversion: .prefixedNo,
+        help: "Give up all rights that a running device does not need, as far as the kernel allows.")
+    var isSandboxed = true
+
     func run() throws {
-        let configurations = try virtualMachines()
+        let configurations = try virtualMachines().map { vm in
+            var vm = vm
+            vm.socketMode = socketMode.bits
+            vm.socketOwner = socketOwner
+            return vm
+        }
         SignalReceiver.ignoreBrokenPipe()
         let signals = try SignalReceiver()
         _ = try ResourceLimits.raiseOpenFiles()
         var log = Logger(label: "vsock", factory: { StreamLogHandler.standardError(label: $0) })
         log.logLevel = logLevel
+        if isSandboxed { enterSandbox(configurations) }
         let daemon = try DeviceDaemon(configurations, workerLimit: ResourceLimits.processorCount, log: log)
         for configuration in configurations { announce(configuration) }
         waitForSignal(signals)
         log.info("stopping")
         daemon.stop()
+    }
+
+    /// Before there are other threads, which inherit what is left.
+    private func enterSandbox(_ configurations: [VsockDeviceConfiguration]) {
+        let paths = configurations.flatMap { [$0.socketPath, $0.hybridPath] }
+        Console.say("sandbox: \(Sandbox.enter(socketDirectories: paths.map(FileSystem.directory(of:))))")
     }
 
     private func waitForSignal(_ signals: borrowing SignalReceiver) {
