@@ -54,7 +54,7 @@ let package = Package(
         .executableTarget(
             name: "vsock",
             dependencies: [
-                "VsockWire", "VsockCore", "VsockSystem", "VsockTransport",
+                "VsockWire", "VsockCore", "VsockSystem", "VsockTransport", "Vsock",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], swiftSettings: settings),

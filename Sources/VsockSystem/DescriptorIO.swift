@@ -57,6 +57,12 @@ public enum DescriptorIO {
         return IOResult(systemCall: systemCall { Glibc.send(descriptor, buffer.baseAddress, buffer.count, flags) })
     }
 
+    /// send(2) of no byte. It fails like any other send on a connection that takes none; on a seqpacket Unix socket it
+    /// is an empty record.
+    public static func sendNothing(_ descriptor: Int32) -> IOResult {
+        send(descriptor, from: UnsafeRawBufferPointer(start: nil, count: 0))
+    }
+
     /// recvmsg(2): one record, or what a stream has, spread over segments. A record longer than all of them comes back
     /// with ``MessageFlags/truncated``.
     public static func receiveMessage(

@@ -62,6 +62,28 @@ public enum SocketOptions {
         return Int(count)
     }
 
+    /// SIOCOUTQ: bytes that were sent and have not left the socket. Throws EOPNOTSUPP where the family does not count.
+    public static func unsentByteCount(_ descriptor: Int32) throws(SystemCallError) -> Int {
+        var count: Int32 = 0
+        try checked("ioctl") { cvsock_get_unsent(descriptor, &count) }
+        return Int(count)
+    }
+
+    /// SO_SNDTIMEO; 0 waits for ever.
+    public static func setSendTimeout(_ descriptor: Int32, nanoseconds: UInt64) throws(SystemCallError) {
+        var time = timeval()
+        time.tv_sec = .init(clamping: nanoseconds / 1_000_000_000)
+        time.tv_usec = .init(nanoseconds % 1_000_000_000 / 1000)
+        // Less than the kernel can say must not become "for ever".
+        if nanoseconds > 0, time.tv_sec == 0, time.tv_usec == 0 { time.tv_usec = 1 }
+        try set(descriptor, level: SOL_SOCKET, name: SO_SNDTIMEO, to: time)
+    }
+
+    /// SO_RCVLOWAT: what a receive waits for, and readiness.
+    public static func setReceiveLowWaterMark(_ descriptor: Int32, byteCount: Int) throws(SystemCallError) {
+        try set(descriptor, level: SOL_SOCKET, name: SO_RCVLOWAT, to: Int32(clamping: byteCount))
+    }
+
     /// SO_TYPE: SOCK_STREAM, SOCK_SEQPACKET and so on.
     public static func socketType(_ descriptor: Int32) throws(SystemCallError) -> Int32 {
         try get(descriptor, level: SOL_SOCKET, name: SO_TYPE, as: Int32.self)

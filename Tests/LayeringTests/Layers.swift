@@ -52,7 +52,7 @@ struct Layer {
         // C: preloaded into User Mode Linux; no part of this process.
         Layer("CGuestXstate"),
         Layer(
-            "vsock", layers: ["VsockWire", "VsockCore", "VsockSystem", "VsockTransport"],
+            "vsock", layers: ["VsockWire", "VsockCore", "VsockSystem", "VsockTransport", "Vsock"],
             libraries: ["ArgumentParser", "Logging"], systemModules: ["Synchronization"]),
         // Shared by tests: knows wire and core, and no more than they do.
         Layer("VsockTestSupport", layers: ["VsockWire", "VsockCore"], isPure: true),

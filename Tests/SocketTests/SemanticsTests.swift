@@ -292,7 +292,7 @@ struct SemanticsTests {
     @Test(
         "the grammar of transports",
         arguments: [
-            "loopback", "kernel", "loopback,seqpacket=rfc-v5", "driver:/a,b.sock", "uds:/x:y",
+            "loopback", "kernel", "loopback,seqpacket=rfc-v5", "driver:/a.sock", "uds:/x:y,z",
             "device:/d.sock,guest-cid=9,seqpacket=off",
         ])
     func grammar(text: String) throws { #expect(try VsockTransport(text).description == text) }

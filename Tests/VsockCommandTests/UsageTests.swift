@@ -21,23 +21,15 @@ import Testing
     @Test(
         "every transport that is not one is refused",
         arguments: [
-            "", "x", "kernel:", "kernel:x", "loopback:1", "uds", "uds:", "driver", "driver:", "device", "device:",
-            "device:,guest-cid=3", "device:/s,", "device:/s,guest-cid", "device:/s,guest-cid=", "device:/s,guest-cid=2",
-            "device:/s,guest-cid=4294967295", "device:/s,guest-cid=3,guest_cid=4", "device:/s,seqpacket=maybe",
-            "device:/s,seqpacket=off,seqpacket=off", "device:/s,x=1", "KERNEL", "\u{1F600}", ":::",
+            "", "x", "kernel:", "kernel:x", "kernel,seqpacket=off", "loopback:1", "loopback,guest-cid=3", "uds", "uds:",
+            "driver", "driver:", "driver:/s,guest-cid=3", "device", "device:", "device:,guest-cid=3", "device:/s,",
+            "device:/s,guest-cid", "device:/s,guest-cid=", "device:/s,guest-cid=2", "device:/s,guest-cid=4294967295",
+            "device:/s,guest-cid=3,guest_cid=4", "device:/s,seqpacket=maybe", "device:/s,seqpacket=off,seqpacket=off",
+            "device:/s,x=1", "KERNEL", "\u{1F600}", ":::", ",", "=",
         ])
     func wrongTransport(text: String) throws {
-        let error = try check(["connect", "--transport", text, "3", "4"])
-        #expect(!error.contains("so far"), "\(error)")
-    }
-
-    @Test(
-        "transports that other commands have are told from those that do not exist",
-        arguments: ["loopback", "driver:/s", "device:/s", "device:/s,guest-cid=3,seqpacket=rfc-v5"])
-    func otherTransport(text: String) throws {
         for command in [["connect", "3", "4"], ["listen", "4"]] {
-            let error = try check(command + ["--transport", text])
-            #expect(error.contains("has the transports kernel and uds:PATH so far"), "\(error)")
+            try check(command + ["--transport", text])
         }
     }
 

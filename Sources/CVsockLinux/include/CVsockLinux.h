@@ -313,4 +313,10 @@ static inline int cvsock_get_unread(int descriptor, int *_Nonnull count)
     return ioctl(descriptor, FIONREAD, count);
 }
 
+/* TIOCOUTQ (SIOCOUTQ): bytes that were sent and have not left a socket. 0, or -1 with errno. */
+static inline int cvsock_get_unsent(int descriptor, int *_Nonnull count)
+{
+    return ioctl(descriptor, TIOCOUTQ, count);
+}
+
 #endif

@@ -46,6 +46,11 @@ public final class SocketDevice: Sendable {
     /// Lets `tap` see every packet from now on; nil for nobody.
     public func setTap(_ tap: (any PacketTap)?) { host.table.lock.withLock { host.table.tap = tap } }
 
+    /// Blocks until all connections have ended, those that linger after a close too, or the time has passed.
+    public func waitForClosed(timeoutNanoseconds: UInt64) {
+        host.table.waitForClosed(timeoutNanoseconds: timeoutNanoseconds)
+    }
+
     /// Resets the guest's connections, removes the vhost-user socket, and waits until that is done. All sockets fail.
     public func stop() {
         worker.stop()

@@ -54,6 +54,11 @@ public final class SocketDriver: @unchecked Sendable {
     /// Lets `tap` see every packet from now on; nil for nobody.
     public func setTap(_ tap: (any PacketTap)?) { carrier.table.lock.withLock { carrier.table.tap = tap } }
 
+    /// Blocks until all connections have ended, those that linger after a close too, or the time has passed.
+    public func waitForClosed(timeoutNanoseconds: UInt64) {
+        carrier.table.waitForClosed(timeoutNanoseconds: timeoutNanoseconds)
+    }
+
     /// Leaves the device. All sockets fail.
     public func stop() {
         carrier.stop()

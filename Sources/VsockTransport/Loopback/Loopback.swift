@@ -34,6 +34,11 @@ public final class Loopback: PacketCarrier, @unchecked Sendable {
     /// Lets `tap` see every packet from now on; nil for nobody.
     public func setTap(_ tap: (any PacketTap)?) { table.lock.withLock { table.tap = tap } }
 
+    /// Blocks until all connections have ended, those that linger after a close too, or the time has passed.
+    public func waitForClosed(timeoutNanoseconds: UInt64) {
+        table.waitForClosed(timeoutNanoseconds: timeoutNanoseconds)
+    }
+
     var usualCapacity: Int { PacketHeader.maximumPayloadByteCount }
 
     func capacity(wanting byteCount: Int) -> Int? { PacketHeader.maximumPayloadByteCount }

@@ -17,6 +17,7 @@ extension ConnectibleSocket {
         _ bytes: UnsafeRawBufferPointer, _ options: SendOptions = SendOptions()
     ) throws(SocketError) -> Int {
         var operation = SendOperation(options)
+        operation.blocksThread = true
         let deadline = sendDeadline(options)
         while true {
             guard case .blocked(let ticket) = try attemptSend(bytes, &operation) else { return operation.sentByteCount }

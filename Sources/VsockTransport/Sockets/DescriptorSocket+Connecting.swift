@@ -58,7 +58,9 @@ extension DescriptorSocket {
             let socket = DescriptorSocket(family, type)
             socket.settingsInForce = settings
             socket.hybridLocal = boundPort
+            socket.hybridSendBuffer = lock.withLock { hybridSendBuffer }
             socket.adopt(accepted)
+            try socket.becameConnected()
             return .done(socket)
         }
     }
@@ -102,27 +104,33 @@ extension DescriptorSocket {
             return (isDone, ticket)
         }
         operation.hasStarted = true
-        return isDone ? .done(()) : .blocked(ticket)
+        guard isDone else { return .blocked(ticket) }
+        try becameConnected()
+        return .done(())
+    }
+
+    private func finishKernelConnect() throws(SocketError) -> Attempt<Void> {
+        let ticket: WaitTicket? = try withDescriptor(.writable) { (raw, ticket) throws(SocketError) in
+            let events = try Self.call { () throws(SystemCallError) in
+                try DescriptorIO.waitUntilReady(raw, for: .writable, timeoutNanoseconds: 0)
+            }
+            guard !events.isEmpty else { return ticket }
+            let error = try Self.call { () throws(SystemCallError) in try SocketOptions.takeError(raw) }
+            if let error { throw SocketError(errno: error.rawValue) }
+            return nil
+        }
+        if let ticket { return .blocked(ticket) }
+        try becameConnected()
+        return .done(())
     }
 
     private func finishConnect(
         _ address: VsockAddress, _ operation: inout ConnectOperation
     ) throws(SocketError) -> Attempt<Void> {
-        guard case .hybrid = family else {
-            return try withDescriptor(.writable) { (raw, ticket) throws(SocketError) in
-                let events = try Self.call { () throws(SystemCallError) in
-                    try DescriptorIO.waitUntilReady(raw, for: .writable, timeoutNanoseconds: 0)
-                }
-                guard !events.isEmpty else { return .blocked(ticket) }
-                let error = try Self.call { () throws(SystemCallError) in try SocketOptions.takeError(raw) }
-                if let error { throw SocketError(errno: error.rawValue) }
-                return .done(())
-            }
-        }
+        guard case .hybrid = family else { return try finishKernelConnect() }
         return try withDescriptor(.readable) { (raw, ticket) throws(SocketError) in
             guard try readAnswer(raw, &operation.answer) else { return .blocked(ticket) }
-            let words = String(decoding: operation.answer.dropLast(), as: UTF8.self).split(separator: " ")
-            guard words.count == 2, words[0] == "OK", let port = UInt32(words[1]) else { throw .protocolError }
+            guard let port = Self.acceptedPort(operation.answer) else { throw .protocolError }
             lock.withLock {
                 hybridLocal = port
                 hybridPeer = address.port.rawValue
@@ -131,10 +139,18 @@ extension DescriptorSocket {
         }
     }
 
-    /// Reads the answer and not a byte more; false when it is not complete.
+    /// The host's port in `OK <port>`, with a line feed or, as a record, without; nil for any other answer.
+    private static func acceptedPort(_ answer: [UInt8]) -> UInt32? {
+        let text = answer.last == UInt8(ascii: "\n") ? answer.dropLast() : answer[...]
+        let prefix = Array("OK ".utf8)
+        guard text.starts(with: prefix) else { return nil }
+        return UInt32(String(decoding: text.dropFirst(prefix.count), as: UTF8.self))
+    }
+
+    /// Reads the answer and not a byte more; false when it is not complete. A record is complete.
     private func readAnswer(_ raw: Int32, _ answer: inout [UInt8]) throws(SocketError) -> Bool {
         var bytes = [UInt8](repeating: 0, count: type == .stream ? 1 : Self.maximumAnswerByteCount)
-        while answer.last != UInt8(ascii: "\n") {
+        while answer.last != UInt8(ascii: "\n"), type == .stream || answer.isEmpty {
             guard answer.count < Self.maximumAnswerByteCount else { throw .protocolError }
             switch bytes.withUnsafeMutableBytes({ DescriptorIO.receive(raw, into: $0) }) {
             case .count(0): throw .connectionReset
@@ -161,14 +177,14 @@ extension DescriptorSocket {
                 }
             }
         }
-        guard direction != .send else { return }
-        lock.withLock { hasShutReceive = true }
+        lock.withLock { waits.signalAll() }
     }
 
     /// close(2). The descriptor is closed when nothing uses it any more.
     public func close() {
         lock.lock()
         let entry = watch
+        if kernelRecordCount > 0, let entry { try? SocketOptions.shutdown(entry.descriptor.rawValue, .both) }
         watch = nil
         listener = nil
         isClosed = true

@@ -12,6 +12,7 @@ extension DescriptorSocket {
     public func attemptSend(
         _ bytes: UnsafeRawBufferPointer, _ operation: inout SendOperation
     ) throws(SocketError) -> Attempt<Int> {
+        if case .kernel = family, type == .seqpacket { return try attemptKernelRecord(bytes, &operation) }
         let flags: MessageFlags = operation.options.endOfRecord && type == .seqpacket ? .endOfRecord : []
         return try withDescriptor(.writable) { (raw, ticket) throws(SocketError) in
             repeat {
@@ -102,11 +103,20 @@ extension DescriptorSocket {
                 ReceiveResult(
                     count: min(length, buffer.count), fullLength: length,
                     endOfRecord: flags.contains(.endOfRecord), truncated: length > buffer.count,
-                    isEnd: length == 0))
+                    isEnd: length == 0 && isEnd(raw, flags)))
         case .wouldBlock:
             return .blocked(ticket)
         case .failed(let errno):
             throw SocketError(errno: errno.rawValue)
         }
+    }
+
+    /// Whether a receive of 0 bytes was the end; see the top of DescriptorSocket.
+    private func isEnd(_ raw: Int32, _ flags: MessageFlags) -> Bool {
+        guard case .hybrid = family else { return true }
+        if flags.contains(.controlTruncated) { return false }
+        // Where SO_PASSCRED was refused, a hang-up has to do.
+        let events = try? DescriptorIO.waitUntilReady(raw, for: .readHangUp, timeoutNanoseconds: 0)
+        return events?.isDisjoint(with: [.readHangUp, .hangUp, .error]) != true
     }
 }

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Sockets that are descriptors: the kernel's AF_VSOCK, and the Unix sockets of a hybrid device, whose convention it
-// speaks (CONNECT and OK through PATH or PATH_seqpacket; listeners are PATH_<port>). Descriptors do not block; waiting
-// is that of all sockets here, woken by DescriptorLoop.
+// speaks (CONNECT and OK through PATH or PATH_seqpacket; listeners are PATH_<port>). Waiting is that of all sockets
+// here, woken by DescriptorLoop; no call on a descriptor blocks, but for the sends of +KernelRecords.
 //
-// A Unix socket carries no MSG_EOR, and an empty record on it looks like the end.
+// A Unix socket carries no MSG_EOR. An empty record on it looks like the end: both are 0 bytes. With SO_PASSCRED the
+// kernel has credentials to report with every record, but not with the end; there is no room for them here, which it
+// says with MSG_CTRUNC. That tells the two apart.
 //
-// Files: +Connecting, +Data.
+// Files: +Connecting, +Data, +KernelRecords, +Options.
 
 import VsockCore
 import VsockSystem
@@ -32,8 +34,13 @@ public final class DescriptorSocket: ConnectibleSocket, @unchecked Sendable {
     var hybridLocal: UInt32?
     var hybridPeer: UInt32?
     var isClosed = false
-    var hasShutReceive = false
+    /// Threads that are in the kernel with a record; see +KernelRecords.
+    var kernelRecordCount = 0
+    /// SO_SNDTIMEO of the kernel's socket.
+    var kernelSendTimeout: UInt64 = 0
     var settingsInForce = SocketSettings()
+    /// SO_SNDBUF of a hybrid socket, if the application has asked for one.
+    var hybridSendBuffer: Int?
 
     /// A socket of the running kernel.
     /// - Throws: EAFNOSUPPORT (as ``SocketError/system(errno:)``) if it has no vsock.
@@ -64,6 +71,7 @@ public final class DescriptorSocket: ConnectibleSocket, @unchecked Sendable {
 
     /// Takes over the descriptor that the socket is from now on.
     func adopt(_ descriptor: consuming OwnedFileDescriptor) {
+        if case .hybrid = family { prepareHybrid(descriptor.rawValue) }
         let entry = DescriptorWatch(SharedFileDescriptor(descriptor), waits)
         lock.withLock { watch = entry }
         DescriptorLoop.add(entry)
@@ -112,10 +120,17 @@ public final class DescriptorSocket: ConnectibleSocket, @unchecked Sendable {
     /// Readiness now.
     public var readiness: SocketReadiness {
         let wanted: PollEvents = [.readable, .writable, .readHangUp]
-        let events = try? withDescriptor(.any) { (raw, _) in
-            try? DescriptorIO.waitUntilReady(raw, for: wanted, timeoutNanoseconds: 0)
+        let ready = try? withDescriptor(.any) { (raw, _) in
+            var ready = SocketReadiness(
+                rawValue: (try? DescriptorIO.waitUntilReady(raw, for: wanted, timeoutNanoseconds: 0))?.rawValue ?? 0)
+            // AF_VSOCK has no hang-up for a peer that has closed. A send of nothing puts nothing on the wire, and
+            // fails when the peer does not receive.
+            if case .kernel = family, ready.contains(.readHangUp), case .failed = DescriptorIO.sendNothing(raw) {
+                ready.insert(.hangUp)
+            }
+            return ready
         }
-        return SocketReadiness(rawValue: (events ?? nil)?.rawValue ?? 0)
+        return ready ?? []
     }
 
     /// SIOCINQ.
@@ -123,61 +138,16 @@ public final class DescriptorSocket: ConnectibleSocket, @unchecked Sendable {
         ((try? withDescriptor(.any) { (raw, _) in try? SocketOptions.unreadByteCount(raw) }) ?? nil) ?? 0
     }
 
-    /// What the kernel holds is not known here.
-    public var unsentByteCount: Int { 0 }
+    /// SIOCOUTQ. The kernel's sockets know it since Linux 6.12; 0 where it is not known.
+    public var unsentByteCount: Int {
+        guard case .kernel = family else { return 0 }
+        return ((try? withDescriptor(.any) { (raw, _) in try? SocketOptions.unsentByteCount(raw) }) ?? nil) ?? 0
+    }
 
     /// SO_ERROR.
     public func takeError() -> SocketError? {
         let errno = try? withDescriptor(.any) { (raw, _) in (try? SocketOptions.takeError(raw)) ?? nil }
         return (errno ?? nil).map { SocketError(errno: $0.rawValue) }
-    }
-
-    /// Sets an option. The buffer sizes and the connect timeout of the kernel's sockets are the kernel's; a hybrid
-    /// device decides its buffer sizes by itself.
-    public func set(_ option: SocketOption) throws(SocketError) {
-        var settings = settings
-        switch option {
-        case .bufferSize(let size):
-            try setBuffer(.size, size)
-            settings.bufferSize = size
-        case .bufferMinimumSize(let size):
-            try setBuffer(.minimumSize, size)
-            settings.bufferMinimumSize = size
-        case .bufferMaximumSize(let size):
-            try setBuffer(.maximumSize, size)
-            settings.bufferMaximumSize = size
-        case .connectTimeout(let time):
-            let zero = EndpointConfiguration.defaultConnectTimeoutNanoseconds
-            let nanoseconds = try Self.time(time)
-            settings.connectTimeoutNanoseconds = nanoseconds == 0 ? zero : nanoseconds
-            if case .kernel = family {
-                try withDescriptor(.any) { (raw, _) throws(SocketError) in
-                    try Self.call { () throws(SystemCallError) in
-                        try VsockKernelSocket.setConnectTimeout(raw, nanoseconds: nanoseconds)
-                    }
-                }
-            }
-        case .receiveTimeout(let time): settings.receiveTimeoutNanoseconds = try Self.time(time)
-        case .sendTimeout(let time): settings.sendTimeoutNanoseconds = try Self.time(time)
-        case .receiveLowWaterMark(let count):
-            guard count >= 0, UInt64(count) <= settings.bufferSize else { throw .invalidArgument }
-            settings.receiveLowWaterMark = max(1, count)
-        }
-        lock.withLock { settingsInForce = settings }
-    }
-
-    private func setBuffer(_ option: VsockKernelBufferOption, _ size: UInt64) throws(SocketError) {
-        guard case .kernel = family else { throw .notSupported }
-        try withDescriptor(.any) { (raw, _) throws(SocketError) in
-            try Self.call { () throws(SystemCallError) in
-                try VsockKernelSocket.setBuffer(raw, option, byteCount: size)
-            }
-        }
-    }
-
-    private static func time(_ time: Duration) throws(SocketError) -> UInt64 {
-        guard let nanoseconds = time.wholeNanoseconds else { throw .outOfRange }
-        return nanoseconds
     }
 
     /// Makes a system call and gives its error the name of the socket's.

@@ -26,6 +26,7 @@ extension SocketTable {
         } while endpoint.hasControlPackets && carrier.capacity(wanting: 0) != nil
         carrier.flush()
         armTimer()
+        signalIfIdle()
     }
 
     /// The carrier has room again.

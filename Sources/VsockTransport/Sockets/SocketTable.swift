@@ -47,6 +47,8 @@ final class SocketTable: WakeTimerClient, @unchecked Sendable {
     var roomWaiters: [TableSocket] = []
     /// Sockets that wait for the peer's driver.
     var readyWaiters: [TableSocket] = []
+    /// Signalled when no connection is left.
+    private let idle: WaitPoint
     private var lastToken: UInt64 = 0
     private var timerSlot = -1
     private var armedDeadline: Instant?
@@ -56,6 +58,7 @@ final class SocketTable: WakeTimerClient, @unchecked Sendable {
         self.isReady = isReady
         self.reservesLowPorts = reservesLowPorts
         nextPort = configuration.ephemeralPorts.lowerBound
+        idle = WaitPoint(lock)
         timerSlot = WakeTimer.shared.register(self)
     }
 
@@ -135,6 +138,7 @@ final class SocketTable: WakeTimerClient, @unchecked Sendable {
         restart(framing: endpoint.configuration.framing, isReady: false)
         for socket in ports.values { socket.waits.signalAll() }
         wake(&readyWaiters)
+        signalIfIdle()
     }
 
     /// Ends all connections with a reset to the peer.
@@ -143,6 +147,25 @@ final class SocketTable: WakeTimerClient, @unchecked Sendable {
         for case let socket? in sockets { socket.transportReset() }
         pump()
     }
+
+    /// Blocks until no connection is left, of those that linger after a close too, or the time has passed.
+    func waitForClosed(timeoutNanoseconds: UInt64) {
+        let deadline = now.advanced(byNanoseconds: timeoutNanoseconds)
+        while true {
+            lock.lock()
+            let ticket = idle.ticket(.readable)
+            let isDone = isIdle
+            lock.unlock()
+            if isDone || idle.wait(ticket, until: deadline) != .ready { return }
+        }
+    }
+
+    /// Tells who waits for the end of all connections.
+    func signalIfIdle() {
+        if isIdle { idle.signal(.readable) }
+    }
+
+    private var isIdle: Bool { hasFailed || endpoint.connectionCount == 0 && !endpoint.hasControlPackets }
 
     func wake(_ waiting: inout [TableSocket]) {
         for socket in waiting { socket.waits.signal(.writable) }

@@ -3,6 +3,7 @@
 // `vsock connect`: the client side of nc for vsock.
 
 import ArgumentParser
+import Vsock
 import VsockSystem
 import VsockWire
 
@@ -11,7 +12,7 @@ struct Connect: ParsableCommand {
         abstract: "Connect to a vsock port; relay standard input and output.",
         usage: """
             vsock connect [options] CID PORT
-            vsock connect [options] --transport uds:PATH PORT
+            vsock connect [options] --transport uds:PATH|device:SOCKET PORT
             """,
         discussion: """
             Standard input goes to the peer, and what the peer sends to standard output, until both have ended. The \
@@ -19,7 +20,8 @@ struct Connect: ParsableCommand {
 
             With --seqpacket, lines are records: printf 'one\\ntwo\\n' | vsock connect --seqpacket 3 1234
 
-            CID is a number, "host" (2) or "local" (1). With uds:PATH it may be left out: a device has one guest.
+            CID is a number, "host" (2) or "local" (1). With uds:PATH and device:SOCKET it may be left out: a device \
+            has one guest.
             """)
 
     @OptionGroup var options: RelayOptions
@@ -40,36 +42,32 @@ struct Connect: ParsableCommand {
     func run() throws {
         try StandardStreams.requireOpen()
         SignalReceiver.ignoreBrokenPipe()
-        let socket = try open()
-        options.note("connected to \(socket.peer)")
+        let connection = try options.opening.connect(to: try target(), timeoutSeconds: connectTimeout)
+        defer { connection.transport.finish() }
+        options.note("connected to \(connection.peer)")
         let relay = Relay(
-            socket: socket, content: options.content, shutsDown: !options.noShutdown, isRepeated: false)
+            connection: connection, content: options.content, shutsDown: !options.noShutdown, isRepeated: false)
         do {
             try relay.run()
         } catch let failure as ConnectionFailure {
-            throw Failure(failure.line(socket))
+            throw Failure(failure.line(connection))
         }
     }
 
-    /// The address; the CID is nil if it was left out, as it may be where there is one guest.
-    private func target() throws -> (cid: VsockAddress.ContextID?, port: UInt32) {
-        switch (address.count, options.transport) {
-        case (1, .hybrid): return (nil, try AddressArguments.port(address[0]))
-        case (2, _):
-            return (try AddressArguments.contextID(address[0]), try AddressArguments.port(address[1]))
+    /// The address; the context ID may be left out where there is one guest.
+    private func target() throws -> VsockAddress {
+        func to(_ cid: VsockAddress.ContextID, _ port: String) throws -> VsockAddress {
+            VsockAddress(cid: cid, port: VsockAddress.Port(rawValue: try AddressArguments.port(port)))
+        }
+        switch (address.count, options.transport.kind) {
+        case (1, .uds): return try to(.any, address[0])
+        case (1, .device(_, let guest, _)): return try to(VsockAddress.ContextID(rawValue: guest), address[0])
+        case (2, _): return try to(AddressArguments.contextID(address[0]), address[1])
         case (1, _): throw ValidationError("PORT is missing: vsock connect CID PORT")
-        case (0, .hybrid): throw ValidationError("PORT is missing: vsock connect --transport uds:PATH PORT")
+        case (0, .uds), (0, .device):
+            throw ValidationError("PORT is missing: vsock connect --transport \(options.transport) PORT")
         case (0, _): throw ValidationError("CID and PORT are missing: vsock connect CID PORT")
         default: throw ValidationError("too many arguments: vsock connect CID PORT")
         }
-    }
-
-    private func open() throws -> RelaySocket {
-        let (cid, port) = try target()
-        let timeout = UInt64(connectTimeout) * 1_000_000_000
-        if case .hybrid(let path) = options.transport {
-            return try options.hybrid(path).connect(port: port, timeoutNanoseconds: timeout)
-        }
-        return try options.kernel.connect(cid ?? .host, port: port, timeoutNanoseconds: timeout)
     }
 }

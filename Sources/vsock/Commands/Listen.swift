@@ -3,6 +3,7 @@
 // `vsock listen`: the server side of nc for vsock.
 
 import ArgumentParser
+import Vsock
 import VsockSystem
 
 struct Listen: ParsableCommand {
@@ -10,7 +11,7 @@ struct Listen: ParsableCommand {
         abstract: "Listen on a vsock port; relay standard input and output.",
         usage: """
             vsock listen [options] PORT
-            vsock listen [options] --transport uds:PATH PORT
+            vsock listen [options] --transport uds:PATH|device:SOCKET|driver:SOCKET PORT
             """,
         discussion: """
             Takes one connection and relays it like vsock connect; with --keep-open one after the other, until \
@@ -37,50 +38,42 @@ struct Listen: ParsableCommand {
     func run() throws {
         try StandardStreams.requireOpen()
         SignalReceiver.ignoreBrokenPipe()
-        if keepOpen { return try serve(try listener()) }
-        let socket = try accept(try listener())
-        // The listener is gone: whoever comes now is refused instead of waiting for nothing.
+        let listener = try options.opening.listen(port: try AddressArguments.port(port))
+        defer { listener.transport.finish() }
+        options.note("listening on \(listener.name)")
+        if keepOpen { return try serve(listener) }
+        let connection = try accept(listener)
+        // Whoever comes now is refused instead of waiting for nothing.
+        listener.close()
         do {
-            try relay(socket)
+            try relay(connection)
         } catch let failure as ConnectionFailure {
-            throw Failure(failure.line(socket))
+            throw Failure(failure.line(connection))
         }
     }
 
-    private func serve(_ listener: any ConnectionListener) throws {
+    private func serve(_ listener: RelayListener) throws {
         while true {
-            let socket = try accept(listener)
+            let connection = try accept(listener)
             do {
-                try relay(socket)
+                try relay(connection)
             } catch let failure as ConnectionFailure {
-                if case .input = failure { throw Failure(failure.line(socket)) }
-                Console.report("vsock: \(failure.line(socket))")
+                if case .input = failure { throw Failure(failure.line(connection)) }
+                Console.report("vsock: \(failure.line(connection))")
             }
         }
     }
 
-    private func relay(_ socket: RelaySocket) throws {
+    private func relay(_ connection: RelaySocket) throws {
         try Relay(
-            socket: socket, content: options.content, shutsDown: !options.noShutdown, isRepeated: keepOpen
+            connection: connection, content: options.content, shutsDown: !options.noShutdown, isRepeated: keepOpen
         ).run()
-        options.note("connection of \(socket.peer) ended")
+        options.note("connection of \(connection.peer) ended")
     }
 
-    private func accept(_ listener: any ConnectionListener) throws -> RelaySocket {
-        let socket = try listener.next()
-        options.note("connection of \(socket.peer)")
-        return socket
-    }
-
-    private func listener() throws -> any ConnectionListener {
-        let number = try AddressArguments.port(port)
-        let listener: any ConnectionListener
-        if case .hybrid(let path) = options.transport {
-            listener = try options.hybrid(path).listen(port: number)
-        } else {
-            listener = try options.kernel.listen(port: number)
-        }
-        options.note("listening on \(listener.address)")
-        return listener
+    private func accept(_ listener: RelayListener) throws -> RelaySocket {
+        let connection = try listener.accept()
+        options.note("connection of \(connection.peer)")
+        return connection
     }
 }

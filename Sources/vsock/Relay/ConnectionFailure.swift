@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import VsockCore
 import VsockSystem
 
 /// Why a connection ended too early, or was not made: a line that names the peer and the remedy.
@@ -17,18 +18,18 @@ enum ConnectionFailure: Error, Equatable {
     /// Standard input failed.
     case input(Errno)
     /// Anything else.
-    case socket(Errno)
+    case socket(SocketError)
 
     /// The line for a user.
-    func line(_ socket: RelaySocket) -> String {
-        let peer = socket.peer
+    func line(_ connection: RelaySocket) -> String {
+        let peer = connection.peer
         switch self {
         case .reset:
             return "\(peer) reset the connection: the program there has ended, or closed it with data unread"
         case .inputRefused:
             return "\(peer) closed the connection before all of standard input was sent"
         case .recordTooLarge(let byteCount):
-            return "a record of \(byteCount) bytes is too large for \(peer): \(Self.remedy(socket))"
+            return "a record of \(byteCount) bytes is too large for \(peer): \(Self.remedy(connection))"
         case .receivedRecordTooLarge(let byteCount):
             return "\(peer) sent a record of \(byteCount) bytes; "
                 + "at most \(RecordInput.maximumRecordByteCount) are taken: send smaller ones"
@@ -37,19 +38,14 @@ enum ConnectionFailure: Error, Equatable {
                 + "give --record-size"
         case .input(let errno):
             return "standard input cannot be read: \(errno)"
-        case .socket(let errno):
-            return "the connection to \(peer) failed: \(errno)"
+        case .socket(let error):
+            return "the connection to \(peer) failed: \(Errno(rawValue: error.errno))"
         }
     }
 
-    private static func remedy(_ socket: RelaySocket) -> String {
-        switch socket.family {
-        case .kernel:
-            return "the buffers of both ends bound it; send smaller records, or enlarge them (--buffer-size)"
-        case .unix:
-            let limit = (try? SocketOptions.sendBuffer(socket.rawDescriptor)).map { " \($0)" } ?? ""
-            return "this socket's send buffer of\(limit) bytes bounds it; "
-                + "send smaller records, or raise --buffer-size and net.core.wmem_max"
-        }
+    private static func remedy(_ connection: RelaySocket) -> String {
+        connection.transport.isHybrid
+            ? "the socket's send buffer bounds it; send smaller records, or raise --buffer-size and net.core.wmem_max"
+            : "the buffers of both ends bound it; send smaller records, or enlarge them (--buffer-size)"
     }
 }

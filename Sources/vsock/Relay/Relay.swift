@@ -14,51 +14,47 @@
 //      the peer is gone          done; an error if input was left that nobody takes
 //      reset, refusal to take    an error
 
-import ArgumentParser
+import Synchronization
 import VsockSystem
+import VsockTransport
 
 /// One connection's relay.
 struct Relay {
-    let socket: RelaySocket
+    let connection: RelaySocket
     let content: RelayContent
     /// Whether the end of standard input shuts the sending direction.
     let shutsDown: Bool
     /// Whether another connection will read on from standard input.
     let isRepeated: Bool
 
-    /// Runs until the connection is over. Throws a ``ConnectionFailure`` for what ended the connection too early, and
-    /// something else for what ends the command.
-    func run() throws {
-        let stop = try EventNotifier()
-        let done = try EventNotifier()
-        let sender = RelaySender(
-            socket, try StandardInput(stop: stop), content, shutsDown: shutsDown, checksUnread: !isRepeated)
-        let thread = try WorkerThread(name: "input") {
-            sender.run()
-            done.signal()
-        }
-        // If this throws, the command ends, and need not wait for its input.
-        let received = try RelayReceiver(socket: socket, content: content).run()
-        if received == nil { try waitForPeerOrInput(done) }
-        stop.signal()
-        // Releases a send that waits for a peer which does not read.
-        socket.shutdown(.both)
-        thread.join()
-        if let failure = received ?? sender.failure { throw failure }
+    /// Counts the directions that have ended.
+    private final class Ends: Sendable {
+        private let count = Atomic<Int>(0)
+        /// True for the second.
+        func add() -> Bool { count.add(1, ordering: .acquiringAndReleasing).newValue == 2 }
     }
 
-    /// The peer sends no more. Waits until all input is sent or the peer does not take it.
-    private func waitForPeerOrInput(_ done: EventNotifier) throws {
-        let poller = try Poller()
-        var events = PollEventBuffer(capacity: 2)
-        try poller.add(done.rawDescriptor, .readable, token: 0)
-        // Edges, because the end itself is a state that stays.
-        try poller.add(socket.rawDescriptor, [.readHangUp, .writable, .edgeTriggered], token: 1)
-        while true {
-            let count = try poller.wait(into: &events, timeoutNanoseconds: nil)
-            for index in 0..<count {
-                if events[index].token == 0 || socket.isPeerGone(events[index].events) { return }
-            }
+    /// Runs until the connection is over, and closes it. Throws a ``ConnectionFailure`` for what ended the connection
+    /// too early, and something else for what ends the command.
+    func run() throws {
+        let ends = Ends()
+        let stop = try EventNotifier()
+        let sender = RelaySender(
+            connection, try StandardInput(stop: stop), content, shutsDown: shutsDown, checksUnread: !isRepeated)
+        let thread = try WorkerThread(name: "input") { [connection] in
+            sender.run()
+            // Ends the wait below.
+            if ends.add() { connection.shutdown(.both) }
         }
+        // If this throws, the command ends, and need not wait for its input.
+        let received = try RelayReceiver(connection: connection, content: content).run()
+        // The peer sends no more. It may take the rest of the input, or be gone.
+        if received == nil, !ends.add() { _ = connection.socket.poll([], timeoutNanoseconds: nil) }
+        stop.signal()
+        // Releases a send that waits for a peer which does not read.
+        connection.shutdown(.both)
+        thread.join()
+        connection.socket.close()
+        if let failure = received ?? sender.failure { throw failure }
     }
 }

@@ -3,7 +3,8 @@
 // What `vsock connect` and `vsock listen` have in common.
 
 import ArgumentParser
-import VsockSystem
+import Vsock
+import VsockWire
 
 /// Options of a relay between the standard streams and a socket.
 struct RelayOptions: ParsableArguments {
@@ -21,11 +22,7 @@ struct RelayOptions: ParsableArguments {
             valueName: "bytes"))
     var recordSize: Int?
 
-    @Option(
-        help: ArgumentHelp(
-            "kernel (AF_VSOCK), or uds:PATH (hybrid sockets of a running device).", valueName: "transport"),
-        transform: TransportOption.parse)
-    var transport = TransportOption.kernel
+    @OptionGroup var transportOption: TransportOption
 
     @Flag(
         name: .customLong("no-shutdown"),
@@ -34,7 +31,7 @@ struct RelayOptions: ParsableArguments {
 
     @Option(
         help: ArgumentHelp(
-            "kernel: receive buffer (262144 unless given); uds: send buffer. With --seqpacket it bounds a record: with kernel, the smaller one of both ends does.",
+            "Receive buffer (262144 unless given); with uds:PATH the send buffer. With --seqpacket it bounds a record: but for uds:PATH, the smaller one of both ends does.",
             valueName: "bytes"))
     var bufferSize: UInt32?
 
@@ -54,28 +51,19 @@ struct RelayOptions: ParsableArguments {
             }
         }
         if bufferSize == 0 { throw ValidationError("--buffer-size is at least 1 byte") }
-        switch transport {
-        case .kernel, .hybrid: break
-        case .loopback, .device, .driver:
-            throw ValidationError("this command has the transports kernel and uds:PATH so far")
-        }
     }
 
-    var socketType: UnixSocketType { seqpacket ? .seqpacket : .stream }
+    var transport: VsockTransport { transportOption.transport }
+
+    /// Makes the connections that these options describe.
+    var opening: RelayOpening {
+        RelayOpening(transport: transport, type: seqpacket ? .seqpacket : .stream, bufferByteCount: bufferSize)
+    }
 
     var content: RelayContent {
         guard seqpacket else { return .bytes }
         if let recordSize { return .records(.size(recordSize)) }
         return .records(.separator(nullSeparated ? 0 : UInt8(ascii: "\n")))
-    }
-
-    func hybrid(_ path: String) -> HybridOpening {
-        HybridOpening(path: path, type: socketType, bufferByteCount: bufferSize.map(Int.init))
-    }
-
-    var kernel: KernelOpening {
-        KernelOpening(
-            type: socketType, bufferByteCount: bufferSize.map(UInt64.init) ?? KernelOpening.defaultBufferByteCount)
     }
 
     /// Says what happened, if the user wants to know.

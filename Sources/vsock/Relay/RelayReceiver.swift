@@ -2,11 +2,12 @@
 //
 // From a socket to standard output. Records that wait are received together and leave in one write.
 
-import VsockSystem
+import VsockCore
+import VsockTransport
 
 /// The receiving half of a relay.
 struct RelayReceiver {
-    let socket: RelaySocket
+    let connection: RelaySocket
     let content: RelayContent
 
     /// What one read takes of a stream, and after which records are written.
@@ -21,6 +22,21 @@ struct RelayReceiver {
         }
     }
 
+    /// What one receive brought.
+    private enum Outcome {
+        case received(ReceiveResult)
+        case nothingYet
+        case failed(SocketError)
+    }
+
+    private func receive(into room: UnsafeMutableRawBufferPointer, doesNotWait: Bool = false) -> Outcome {
+        do throws(SocketError) {
+            return .received(try connection.socket.receive(into: room, ReceiveOptions(doesNotWait: doesNotWait)))
+        } catch {
+            return error == .wouldBlock ? .nothingYet : .failed(error)
+        }
+    }
+
     // MARK: Streams
 
     private func receiveBytes() throws -> ConnectionFailure? {
@@ -28,15 +44,15 @@ struct RelayReceiver {
         defer { buffer.deallocate() }
         var failure: ConnectionFailure?
         while true {
-            switch DescriptorIO.receive(socket.rawDescriptor, into: buffer) {
-            case .count(0): return failure
-            case .count(let count):
-                try StandardOutput.write(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
-            case .wouldBlock: try waitUntilReadable()
+            switch receive(into: buffer) {
+            case .received(let result) where result.isEnd: return failure
+            case .received(let result):
+                try StandardOutput.write(UnsafeRawBufferPointer(rebasing: buffer[..<result.count]))
+            case .nothingYet: break
             case .failed(.connectionReset) where failure == nil:
                 // Reported once; what came before may still be there.
                 failure = .reset
-            case .failed(let errno): return failure ?? .socket(errno)
+            case .failed(let error): return failure ?? .socket(error)
             }
         }
     }
@@ -53,13 +69,13 @@ struct RelayReceiver {
         while true {
             let room = UnsafeMutableRawBufferPointer(rebasing: buffer[filled..<(buffer.count - 1)])
             // Records that are there already are taken along.
-            let result = receiveRecord(into: room, filled == 0 ? .truncated : [.truncated, .doNotWait])
-            if case .message(let count, let flags) = result, count > 0 || !socket.isEnd(flags) {
-                guard count <= room.count, !flags.contains(.truncated) else {
+            let outcome = receive(into: room, doesNotWait: filled > 0)
+            if case .received(let result) = outcome, !result.isEnd {
+                guard !result.truncated else {
                     try StandardOutput.write(UnsafeRawBufferPointer(rebasing: buffer[..<filled]))
-                    return .receivedRecordTooLarge(byteCount: count)
+                    return .receivedRecordTooLarge(byteCount: result.fullLength)
                 }
-                filled += count
+                filled += result.count
                 if case .separator(let separator) = boundary {
                     buffer[filled] = separator
                     filled += 1
@@ -67,35 +83,13 @@ struct RelayReceiver {
                 if filled < Self.chunkByteCount { continue }
             }
             try StandardOutput.write(UnsafeRawBufferPointer(rebasing: buffer[..<filled]))
-            // Without records, what was received above was waited for.
-            let waited = filled == 0
             filled = 0
-            switch result {
-            case .message(0, let flags) where socket.isEnd(flags): return failure
-            case .message: break
-            case .wouldBlock: if waited { try waitUntilReadable() }
+            switch outcome {
+            case .received(let result) where result.isEnd: return failure
+            case .received, .nothingYet: break
             case .failed(.connectionReset) where failure == nil: failure = .reset
-            case .failed(let errno): return failure ?? .socket(errno)
+            case .failed(let error): return failure ?? .socket(error)
             }
         }
-    }
-
-    /// Receives one record; its full size even if it does not fit.
-    private func receiveRecord(into room: UnsafeMutableRawBufferPointer, _ flags: MessageFlags) -> MessageResult {
-        /// `struct iovec`
-        struct Segment {
-            let base: UnsafeMutableRawPointer?
-            let count: Int
-        }
-        return withUnsafePointer(to: Segment(base: room.baseAddress, count: room.count)) { segment in
-            segment.withMemoryRebound(to: IOVector.self, capacity: 1) { vector in
-                DescriptorIO.receiveMessage(socket.rawDescriptor, into: vector, count: 1, flags: flags)
-            }
-        }
-    }
-
-    private func waitUntilReadable() throws {
-        _ = try DescriptorIO.waitUntilReady(
-            socket.rawDescriptor, for: .readable, timeoutNanoseconds: nil)
     }
 }

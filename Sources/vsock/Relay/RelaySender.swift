@@ -2,7 +2,9 @@
 //
 // From standard input to a socket, on a thread of its own.
 
+import VsockCore
 import VsockSystem
+import VsockTransport
 
 /// The sending half of a relay. Unchecked: ``run()`` is called once, on one thread, and what it leaves is read when
 /// that thread has been joined.
@@ -10,7 +12,7 @@ final class RelaySender: @unchecked Sendable {
     /// Why not all of the input was sent. To be read after the thread has ended.
     private(set) var failure: ConnectionFailure?
 
-    private let socket: RelaySocket
+    private let connection: RelaySocket
     private let content: RelayContent
     private let shutsDown: Bool
     private let checksUnread: Bool
@@ -22,10 +24,10 @@ final class RelaySender: @unchecked Sendable {
     /// A sender of `input`. `shutsDown`: the end of input ends the sending direction. `checksUnread`: being stopped
     /// with input left is a failure; finding out takes some of it.
     init(
-        _ socket: RelaySocket, _ input: consuming StandardInput, _ content: RelayContent, shutsDown: Bool,
+        _ connection: RelaySocket, _ input: consuming StandardInput, _ content: RelayContent, shutsDown: Bool,
         checksUnread: Bool
     ) {
-        self.socket = socket
+        self.connection = connection
         self.input = input
         self.content = content
         self.shutsDown = shutsDown
@@ -41,14 +43,14 @@ final class RelaySender: @unchecked Sendable {
             case .records(let boundary): atEnd = try sendRecords(boundary)
             }
             if atEnd {
-                if shutsDown { socket.shutdown(.send) }
+                if shutsDown { connection.shutdown(.send) }
             } else if checksUnread, StandardInput.hasUnreadBytes() {
                 failure = .inputRefused
             }
         } catch {
             failure = error
             // The peer may have more to say if it only takes no more; anything else ends the connection.
-            if error != .inputRefused { socket.shutdown(.both) }
+            if error != .inputRefused { connection.shutdown(.both) }
         }
     }
 
@@ -103,26 +105,20 @@ final class RelaySender: @unchecked Sendable {
     }
 
     private func sendRecord(_ record: UnsafeRawBufferPointer) throws(ConnectionFailure) {
-        // All or nothing, but for AF_VSOCK interrupted while it waits for credit.
         guard try send(record) == record.count else { throw .inputRefused }
     }
 
     // MARK: Both
 
     private func send(_ bytes: UnsafeRawBufferPointer) throws(ConnectionFailure) -> Int {
-        while true {
-            switch DescriptorIO.send(socket.rawDescriptor, from: bytes) {
-            case .count(let count): return count
-            case .wouldBlock:
-                _ = try? DescriptorIO.waitUntilReady(
-                    socket.rawDescriptor, for: .writable, timeoutNanoseconds: nil)
-            case .failed(.brokenPipe), .failed(.notConnected): throw .inputRefused
-            case .failed(.connectionReset): throw .reset
-            case .failed(.messageTooLong): throw .recordTooLarge(byteCount: bytes.count)
-            case .failed(.outOfMemory) where socket.family == .kernel && socket.type == .seqpacket:
-                // AF_VSOCK before Linux 6.2 calls every failure of a send ENOMEM.
-                throw .recordTooLarge(byteCount: bytes.count)
-            case .failed(let errno): throw .socket(errno)
+        do throws(SocketError) {
+            return try connection.socket.send(bytes)
+        } catch {
+            switch error {
+            case .brokenPipe, .notConnected: throw .inputRefused
+            case .connectionReset: throw .reset
+            case .messageTooLong: throw .recordTooLarge(byteCount: bytes.count)
+            default: throw .socket(error)
             }
         }
     }

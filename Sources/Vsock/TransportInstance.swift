@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The carrier behind a transport, opened with its first socket. The file imports what it needs by name: a type of this
+// module is called like the module below.
+
+import Logging
+import Synchronization
+import VsockCore
+import VsockTransport
+import VsockWire
+
+/// What copies of a ``VsockTransport`` share.
+final class TransportInstance: Sendable {
+    private enum Carrier {
+        case none
+        case loopback(Loopback)
+        case driver(SocketDriver)
+        case device(SocketDevice)
+        case closed
+    }
+
+    private let kind: VsockTransport.Kind
+    private let carrier = Mutex<Carrier>(.none)
+
+    init(_ kind: VsockTransport.Kind) { self.kind = kind }
+
+    deinit { close() }
+
+    func open() throws(TransportError) {
+        try carrier.withLock { (carrier) throws(TransportError) in
+            switch carrier {
+            case .none: carrier = try make()
+            case .closed: throw TransportError("the transport is closed")
+            default: break
+            }
+        }
+    }
+
+    private func make() throws(TransportError) -> Carrier {
+        switch kind {
+        case .loopback(let mode): return .loopback(Loopback(seqpacket: mode))
+        case .driver(let path, let mode):
+            do throws(VsockDriverError) {
+                return .driver(try SocketDriver(path: path, seqpacket: mode))
+            } catch {
+                throw TransportError("driver:\(path): \(error)")
+            }
+        case .device(let path, let cid, let mode):
+            var configuration = VsockDeviceConfiguration(guestCID: cid, socketPath: path, hybridPath: "")
+            configuration.seqpacket = mode
+            do throws(DeviceDaemonError) {
+                var log = Logger(label: "vsock.device")
+                log.logLevel = .warning
+                return .device(try SocketDevice(configuration, log: log))
+            } catch {
+                throw TransportError("device:\(path): \(error)")
+            }
+        case .uds, .kernel: return .none
+        }
+    }
+
+    func makeSocket(_ type: SocketType) throws -> any ConnectibleSocket {
+        switch kind {
+        case .kernel: return try DescriptorSocket(kernel: type)
+        case .uds(let path): return DescriptorSocket(hybrid: type, path: path)
+        default: break
+        }
+        try open()
+        return try carrier.withLock { carrier in
+            switch carrier {
+            case .loopback(let loopback): loopback.makeSocket(type)
+            case .driver(let driver): driver.makeSocket(type)
+            case .device(let device): device.makeSocket(type)
+            case .none, .closed: throw TransportError("the transport is closed")
+            }
+        }
+    }
+
+    func waitForClosed(timeoutNanoseconds: UInt64) {
+        switch carrier.withLock({ $0 }) {
+        case .loopback(let loopback): loopback.waitForClosed(timeoutNanoseconds: timeoutNanoseconds)
+        case .driver(let driver): driver.waitForClosed(timeoutNanoseconds: timeoutNanoseconds)
+        case .device(let device): device.waitForClosed(timeoutNanoseconds: timeoutNanoseconds)
+        case .none, .closed: break
+        }
+    }
+
+    func close() {
+        let last = carrier.withLock { carrier in
+            defer { carrier = .closed }
+            return carrier
+        }
+        switch last {
+        case .driver(let driver): driver.stop()
+        case .device(let device): device.stop()
+        default: break
+        }
+    }
+}
