@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# Installs what the demo, `vsock guest` and the tests with real Linux guests need, from the repositories that apt is set
+# Installs what the demo, `vsock guest`, the tests with real Linux guests and those with other programs need, from the repositories that apt is set
 # up with, as root or by sudo. What is there already is left alone. What cannot be had is named, with what goes without
 # it, and is no failure: building needs nothing but Swift. Safe to run again, and quick when all is there.
 #
@@ -43,6 +43,7 @@ find_missing() {
     distribution=$( (. /etc/os-release 2>/dev/null && printf '%s %s' "${ID:-}" "${VERSION_ID:-}") || true)
     have_program python3 || want python3 "the programs that guest and host run in the tests"
     have_program socat || want socat "the examples with socat"
+    have_program tshark || want tshark "the test that holds captures against Wireshark"
     have_program busybox || want busybox-static "every Linux guest: its first program"
     # Guests of the tests are x86-64 machines.
     [ "$(uname -m)" = x86_64 ] || return 0

@@ -21,6 +21,8 @@ final class TransportInstance: Sendable {
 
     private let kind: VsockTransport.Kind
     private let carrier = Mutex<Carrier>(.none)
+    /// Set before the carrier is made, so that it sees everything.
+    private let tap = Mutex<(any PacketTap)?>(nil)
 
     init(_ kind: VsockTransport.Kind) { self.kind = kind }
 
@@ -36,18 +38,40 @@ final class TransportInstance: Sendable {
         }
     }
 
-    private func make() throws(TransportError) -> Carrier {
+    func setTap(_ tap: (any PacketTap)?) throws(TransportError) {
         switch kind {
-        case .loopback(let mode): return .loopback(Loopback(seqpacket: mode))
+        case .uds: throw TransportError("uds has no packets: they cross in its device (vsock serve --capture)")
+        case .kernel: throw TransportError("kernel has no packets: they cross in the kernel (its vsockmon device)")
+        default: break
+        }
+        carrier.withLock { carrier in
+            self.tap.withLock { $0 = tap }
+            switch carrier {
+            case .loopback(let loopback): loopback.setTap(tap)
+            case .driver(let driver): driver.setTap(tap)
+            case .device(let device): device.setTap(tap)
+            case .none, .closed: break
+            }
+        }
+    }
+
+    private func make() throws(TransportError) -> Carrier {
+        let tap = tap.withLock { $0 }
+        switch kind {
+        case .loopback(let mode):
+            let loopback = Loopback(seqpacket: mode)
+            loopback.setTap(tap)
+            return .loopback(loopback)
         case .driver(let path, let mode):
             do throws(VsockDriverError) {
-                return .driver(try SocketDriver(path: path, seqpacket: mode))
+                return .driver(try SocketDriver(path: path, seqpacket: mode, tap: tap))
             } catch {
                 throw TransportError("driver:\(path): \(error)")
             }
         case .device(let path, let cid, let mode):
             var configuration = VsockDeviceConfiguration(guestCID: cid, socketPath: path, hybridPath: "")
             configuration.seqpacket = mode
+            configuration.tap = tap
             do throws(DeviceDaemonError) {
                 var log = Logger(label: "vsock.device")
                 log.logLevel = .warning

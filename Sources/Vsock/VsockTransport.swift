@@ -101,6 +101,11 @@ public struct VsockTransport: Sendable, CustomStringConvertible {
     /// - Throws: ``TransportError``
     public func open() throws(TransportError) { try instance.open() }
 
+    /// Lets `tap` see every packet from now on, such as a `PacketCapture`; nil for nobody. Before ``open()`` it sees the
+    /// first packet, too.
+    /// - Throws: ``TransportError`` where there are no packets in this process: for `uds` and `kernel`.
+    public func setTap(_ tap: (any PacketTap)?) throws(TransportError) { try instance.setTap(tap) }
+
     /// Ends the transport: the peer's connections are reset, and all its sockets fail. It cannot be opened again.
     public func close() { instance.close() }
 

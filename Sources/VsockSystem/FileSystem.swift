@@ -106,6 +106,32 @@ public enum FileSystem {
         return bytes
     }
 
+    /// Creates or empties a regular file that no other writer of this kind has open, in this process or another, and
+    /// opens it for writing; what else is there (a pipe, a device) is opened as it is, and does not block. `mode` is for
+    /// a new file. Throws ENOENT, EACCES, EISDIR, EROFS; EWOULDBLOCK when there is another writer, ENXIO when nobody reads
+    /// the pipe.
+    public static func createForOneWriter(
+        _ path: String, mode: UInt32 = 0o600
+    ) throws(SystemCallError) -> OwnedFileDescriptor {
+        let flags = O_WRONLY | O_CREAT | O_CLOEXEC | O_NONBLOCK
+        let result = systemCall { Int(Glibc.open(path, flags, mode_t(mode))) }
+        guard result >= 0 else {
+            let detail = result == -Int(ENXIO) ? "nobody reads it: start its reader first" : nil
+            throw SystemCallError(call: "open", errno: Errno(negated: result), path: path, detail: detail)
+        }
+        let file = OwnedFileDescriptor(owning: Int32(result))
+        let rawValue = file.rawValue
+        var status = stat()
+        try checked("fstat", path: path) { fstat(rawValue, &status) }
+        guard status.st_mode & S_IFMT == S_IFREG else { return file }
+        // Emptied only now: the other writer's file must stay as it is. File systems without locks are taken as they are.
+        if systemCall({ Int(flock(rawValue, LOCK_EX | LOCK_NB)) }) == -Int(EWOULDBLOCK) {
+            throw SystemCallError(call: "open", errno: .wouldBlock, path: path, detail: "it is being written already")
+        }
+        try checked("ftruncate", path: path) { ftruncate(rawValue, 0) }
+        return file
+    }
+
     /// Creates or replaces a file. `mode` is for a new one. Throws ENOENT, EACCES, ENOSPC, EROFS.
     public static func write(_ bytes: [UInt8], to path: String, mode: UInt32 = 0o600) throws(SystemCallError) {
         let flags = O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The only clock of the package. CLOCK_MONOTONIC is read without entering the kernel.
+// The clocks of the package, read without entering the kernel. Everything is timed by CLOCK_MONOTONIC; the wall clock is
+// for what people and other programs read.
 
 import Glibc
 
@@ -10,6 +11,16 @@ public enum MonotonicClock {
     public static func now() -> UInt64 {
         var time = timespec()
         clock_gettime(CLOCK_MONOTONIC, &time)
+        return UInt64(bitPattern: Int64(time.tv_sec)) &* 1_000_000_000 &+ UInt64(bitPattern: Int64(time.tv_nsec))
+    }
+}
+
+/// The time of day.
+public enum WallClock {
+    /// Nanoseconds since 1970 by CLOCK_REALTIME, which may go back when it is set.
+    public static func now() -> UInt64 {
+        var time = timespec()
+        clock_gettime(CLOCK_REALTIME, &time)
         return UInt64(bitPattern: Int64(time.tv_sec)) &* 1_000_000_000 &+ UInt64(bitPattern: Int64(time.tv_nsec))
     }
 }

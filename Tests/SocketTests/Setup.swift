@@ -18,20 +18,23 @@ enum Setup: String, CaseIterable, Sendable, CustomTestStringConvertible {
 
     private static let lastNumber = Atomic<Int>(0)
 
-    /// The transports of a listener and of who connects to it.
-    func make() throws -> Ends {
+    /// The transports of a listener and of who connects to it; `tap` sees what the latter sees.
+    func make(tap: (any PacketTap)? = nil) throws -> Ends {
         let mode: SeqpacketMode = isRFC ? .rfcV5 : .standard
         if self == .loopback || self == .loopbackRFC {
             let transport = VsockTransport.isolatedLoopback(seqpacket: mode)
+            try transport.setTap(tap)
             return Ends(listening: transport, connecting: transport, cid: .local)
         }
         let number = Self.lastNumber.add(1, ordering: .relaxed).newValue
         let path = "/tmp/vsock-sockets-\(CurrentProcess.identifier)-\(number).sock"
+        let isDriverConnecting = self == .driverToDevice || self == .driverToDeviceRFC
         let device = VsockTransport.device(path, guestCID: 42, seqpacket: mode)
-        try device.open()
         let driver = VsockTransport.driver(path)
+        try (isDriverConnecting ? driver : device).setTap(tap)
+        try device.open()
         try driver.open()
-        return self == .driverToDevice || self == .driverToDeviceRFC
+        return isDriverConnecting
             ? Ends(listening: device, connecting: driver, cid: .host)
             : Ends(listening: driver, connecting: device, cid: 42)
     }

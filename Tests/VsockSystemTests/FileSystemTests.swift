@@ -32,6 +32,38 @@ import VsockSystem
         #expect(text.contains("\nPid:\t\(CurrentProcess.identifier)\n"))
     }
 
+    @Test("a file has one writer; the next finds it as it is until the first has gone")
+    func oneWriter() throws {
+        let path = directory.file("file")
+        try FileSystem.write([1, 2, 3], to: path)
+        do {
+            let first = try FileSystem.createForOneWriter(path)
+            #expect(try FileSystem.read(path) == [])
+            #expect(([4, 5] as [UInt8]).withUnsafeBytes { DescriptorIO.write(first.rawValue, from: $0) } == .count(2))
+            let error = #expect(throws: SystemCallError.self) { _ = try FileSystem.createForOneWriter(path) }
+            #expect(error?.errno == .wouldBlock)
+            #expect(try FileSystem.read(path) == [4, 5])
+        }
+        // A child that another test is just starting holds all descriptors until it execs.
+        let deadline = MonotonicClock.now() + testDeadline
+        while failure({ () throws(SystemCallError) in _ = try FileSystem.createForOneWriter(path) }) != nil {
+            try #require(MonotonicClock.now() < deadline, "the file's writer does not go")
+            sched_yield()
+        }
+        #expect(try FileSystem.read(path) == [])
+    }
+
+    @Test("a pipe that nobody reads is refused, not waited for")
+    func pipeWithoutReader() throws {
+        let path = directory.file("pipe")
+        try #require(mkfifo(path, 0o600) == 0)
+        let error = #expect(throws: SystemCallError.self) { _ = try FileSystem.createForOneWriter(path) }
+        #expect(error.map { "\($0)" }?.hasSuffix("(nobody reads it: start its reader first)") == true)
+        let reader = Glibc.open(path, O_RDONLY | O_NONBLOCK)
+        defer { close(reader) }
+        _ = try FileSystem.createForOneWriter(path)
+    }
+
     @Test("an error names the call, the path and the reason")
     func errors() {
         let missing = directory.file("missing/file")

@@ -16,6 +16,7 @@ public struct DeviceDaemonError: Error, CustomStringConvertible {
 /// Serves vsock devices until it is stopped.
 public final class DeviceDaemon: Sendable {
     private let workers: [DeviceWorker]
+    private let captures: DeviceCaptures
 
     /// Creates the sockets of all VMs and starts to serve them, on at most `workerLimit` threads.
     /// - Throws: what is wrong with the first VM that cannot be served; nothing is left behind then.
@@ -24,6 +25,8 @@ public final class DeviceDaemon: Sendable {
     ) throws(DeviceDaemonError) {
         try Self.validate(configurations)
         do throws(SystemCallError) {
+            var configurations = configurations
+            captures = try DeviceCaptures(opening: &configurations, log: log)
             let count = max(1, min(workerLimit, configurations.count))
             workers = try Self.startWorkers(count, configurations, log)
         } catch {
@@ -37,10 +40,11 @@ public final class DeviceDaemon: Sendable {
         }
     }
 
-    /// Resets the guests' connections, removes the sockets, and waits until all is done.
+    /// Resets the guests' connections, removes the sockets, ends the captures, and waits until all is done.
     public func stop() {
         for worker in workers { worker.stop() }
         for worker in workers { worker.join() }
+        captures.finish()
     }
 
     private static func startWorkers(

@@ -27,6 +27,8 @@ final class GuestBuffers {
 
     private let queue: RunningQueue
     private let memory: GuestMemory
+    /// Sees what is committed, if someone wants to.
+    var tap: (any PacketTap)?
     private var chainSegments = SegmentList(capacity: segmentLimit)
     private var slots: [Slot] = []
     private var nextSlot = 0
@@ -37,9 +39,10 @@ final class GuestBuffers {
     /// Used entries that are not published yet.
     private(set) var unpublishedCount = 0
 
-    init(queue: RunningQueue, memory: GuestMemory) {
+    init(queue: RunningQueue, memory: GuestMemory, tap: (any PacketTap)?) {
         self.queue = queue
         self.memory = memory
+        self.tap = tap
         slots.reserveCapacity(Self.slotLimit)
     }
 
@@ -74,6 +77,7 @@ final class GuestBuffers {
     func commit(_ header: PacketHeader) {
         let slot = slots[nextSlot]
         nextSlot += 1
+        if let tap { show(header, slot.payload, to: tap) }
         write(header, at: slot.headerStart)
         queue.ring.addUsed(
             head: slot.head,
@@ -92,6 +96,18 @@ final class GuestBuffers {
             offset += count
         }
         commit(header)
+    }
+
+    private func show(_ header: PacketHeader, _ payload: Range<Int>, to tap: any PacketTap) {
+        var index = payload.lowerBound
+        var left = Int(header.payloadByteCount)
+        while left > 0, index < payload.upperBound {
+            // The rest of the slot is of no more use.
+            segments[index].count = min(segments[index].count, left)
+            left -= segments[index].count
+            index += 1
+        }
+        segments.withUnsafeBuffer(payload.lowerBound..<index) { tap.packet(header, $0, isOutgoing: true) }
     }
 
     /// Puts back the reserved slots that were not committed.

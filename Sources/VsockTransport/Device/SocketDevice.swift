@@ -43,8 +43,8 @@ public final class SocketDevice: Sendable {
     /// A new socket.
     public func makeSocket(_ type: SocketType) -> any ConnectibleSocket { host.table.makeSocket(type) }
 
-    /// Lets `tap` see every packet from now on; nil for nobody.
-    public func setTap(_ tap: (any PacketTap)?) { host.table.lock.withLock { host.table.tap = tap } }
+    /// Lets `tap` see every packet from now on, in the place of the configuration's; nil for nobody.
+    public func setTap(_ tap: (any PacketTap)?) { host.setTap(tap) }
 
     /// Blocks until all connections have ended, those that linger after a close too, or the time has passed.
     public func waitForClosed(timeoutNanoseconds: UInt64) {

@@ -32,6 +32,9 @@ final class SocketDeviceHost: DeviceHost, PacketCarrier, @unchecked Sendable {
 
     private var device: VsockDevice? { carrier as? VsockDevice }
 
+    /// Lets `tap` see the packets of the device's queues.
+    func setTap(_ tap: (any PacketTap)?) { exclusively { device?.setTap(tap) } }
+
     // MARK: DeviceHost
 
     var isDriverReady: Bool {
@@ -64,6 +67,7 @@ final class SocketDeviceHost: DeviceHost, PacketCarrier, @unchecked Sendable {
             device?.counters.notifications += 1
             device?.notifier?.notify(queue: VsockDevice.QueueIndex.receive)
         }
+        device?.tap?.batchEnded()
     }
 
     func transmit(into buffers: GuestBuffers) throws(VirtqueueError) -> Bool {

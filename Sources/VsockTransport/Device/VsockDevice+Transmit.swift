@@ -75,8 +75,9 @@ extension VsockDevice {
             log.debug("chain without a packet", metadata: ["bytes": "\(chain.readableByteCount)"])
             return
         }
-        let isMarker = header.operation == .sequenceBegin || header.operation == .sequenceEnd
-        hostSide.receive(header, marker: isMarker ? readMarker(payload, header) : nil, payload: payload, in: segments)
+        let marker = segments.withUnsafeBuffer(payload) { SequenceHeader(header, payload: $0) }
+        if let tap { segments.withUnsafeBuffer(payload) { tap.packet(header, $0, isOutgoing: false) } }
+        hostSide.receive(header, marker: marker, payload: payload, in: segments)
     }
 
     /// Copies the header out of guest memory; everything is decided on the copy.
@@ -89,14 +90,6 @@ extension VsockDevice {
         return withUnsafeTemporaryAllocation(byteCount: PacketHeader.byteCount, alignment: 8) { bytes in
             copyOut(chain.readable, to: bytes)
             return PacketHeader(UnsafeRawBufferPointer(bytes))
-        }
-    }
-
-    private func readMarker(_ payload: Range<Int>, _ header: PacketHeader) -> SequenceHeader? {
-        guard header.payloadByteCount == SequenceHeader.byteCount else { return nil }
-        return withUnsafeTemporaryAllocation(byteCount: SequenceHeader.byteCount, alignment: 8) { bytes in
-            copyOut(payload, to: bytes)
-            return SequenceHeader(UnsafeRawBufferPointer(bytes))
         }
     }
 

@@ -46,6 +46,11 @@ final class VsockDevice: LoopTask {
     var receiveQueue: RunningQueue?
     var transmitQueue: RunningQueue?
     var buffers: GuestBuffers?
+    /// Sees the packets of both queues, if someone wants to.
+    private(set) var tap: (any PacketTap)? {
+        didSet { buffers?.tap = tap }
+    }
+    private let traceLog: PacketTraceLog?
     weak var notifier: (any QueueNotifier)?
 
     /// The segments of the transmit chains at hand; a chain of Linux has at most 19 of them.
@@ -76,7 +81,9 @@ final class VsockDevice: LoopTask {
         listener = try HybridListener(
             host, mode: configuration.socketMode, owner: configuration.socketOwner,
             clientTimeoutNanoseconds: configuration.clientTimeoutNanoseconds, loop: loop, log: log)
+        traceLog = PacketTraceLog(log)
         super.init()
+        setTap(configuration.tap)
         host.carrier = self
     }
 
@@ -87,9 +94,14 @@ final class VsockDevice: LoopTask {
         self.log = log
         hostSide = host
         listener = nil
+        traceLog = PacketTraceLog(log)
         super.init()
+        setTap(configuration.tap)
         host.carrier = self
     }
+
+    /// Lets `tap` see the packets of both queues, besides a log of level `trace`.
+    func setTap(_ tap: (any PacketTap)?) { self.tap = PacketTapGroup.joining([traceLog, tap]) }
 
     /// Whether the driver's queues run.
     var isReady: Bool { receiveQueue != nil && transmitQueue != nil && memory != nil }
@@ -156,6 +168,7 @@ final class VsockDevice: LoopTask {
         // The guest may have posted buffers since.
         isStarved = false
         processReceiveQueue()
+        tap?.batchEnded()
         driverLeft()
         listener?.stop()
         loop.forget(self)
@@ -163,7 +176,7 @@ final class VsockDevice: LoopTask {
 
     private func rejoin() {
         if let receiveQueue, let memory, transmitQueue != nil {
-            buffers = GuestBuffers(queue: receiveQueue, memory: memory)
+            buffers = GuestBuffers(queue: receiveQueue, memory: memory, tap: tap)
         } else {
             buffers = nil
         }
@@ -185,6 +198,7 @@ final class VsockDevice: LoopTask {
         }
         let hasMore = processTransmitQueue()
         processReceiveQueue()
+        tap?.batchEnded()
         updateDeadline()
         let hasRoomForReplies = waitsForReplies && hostSide.canReceive
         return hasMore || hasRoomForReplies || (hostSide.hasOutput && !isStarved && isReady)

@@ -58,6 +58,13 @@ public struct VsockDeviceConfiguration: Sendable {
     public var connectTimeoutNanoseconds = EndpointConfiguration.defaultConnectTimeoutNanoseconds
     /// How long the guest may take to end a connection that the host program has closed.
     public var closeTimeoutNanoseconds = EndpointConfiguration.defaultCloseTimeoutNanoseconds
+    /// Where a ``DeviceDaemon`` captures the packets of the device (see ``PacketCapture``); nil for nowhere. Several VMs
+    /// may name the same file.
+    public var capturePath: String?
+    /// Bytes of a packet that a capture keeps.
+    public var captureSnapLength = PacketCapture.defaultSnapLength
+    /// Sees every packet of the device, besides a log of level `trace`.
+    public var tap: (any PacketTap)?
 
     /// A configuration with default limits.
     public init(guestCID: UInt32, socketPath: String, hybridPath: String) {

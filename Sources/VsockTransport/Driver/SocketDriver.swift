@@ -21,9 +21,11 @@ public final class SocketDriver: @unchecked Sendable {
     ///     `rfcV5` have no other; `off` has no records.
     ///   - bufferByteCount: the default receive buffer of its sockets.
     ///   - reservesLowPorts: whether binding to ports below 1024 fails with EACCES.
+    ///   - tap: sees every packet.
     public init(
         path: String, seqpacket: SeqpacketMode = .auto, options: VsockDriver.Options = VsockDriver.Options(),
-        bufferByteCount: UInt32 = EndpointConfiguration.defaultBufferByteCount, reservesLowPorts: Bool = false
+        bufferByteCount: UInt32 = EndpointConfiguration.defaultBufferByteCount, reservesLowPorts: Bool = false,
+        tap: (any PacketTap)? = nil
     ) throws(VsockDriverError) {
         var options = options
         options.acceptsSeqpacket = options.acceptsSeqpacket && seqpacket.offersFeature
@@ -33,6 +35,7 @@ public final class SocketDriver: @unchecked Sendable {
             framing: seqpacket.framing(isNegotiated: driver.features.contains(.seqpacket)))
         configuration.bufferByteCount = bufferByteCount
         let table = SocketTable(configuration, isReady: true, reservesLowPorts: reservesLowPorts)
+        table.tap = tap
         let carrier = DriverCarrier(driver, table)
         table.carrier = carrier
         self.carrier = carrier

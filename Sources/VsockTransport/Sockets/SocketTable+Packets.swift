@@ -25,8 +25,17 @@ extension SocketTable {
             }
         } while endpoint.hasControlPackets && carrier.capacity(wanting: 0) != nil
         carrier.flush()
+        tap?.batchEnded()
         armTimer()
         signalIfIdle()
+    }
+
+    /// Hands a packet to the carrier.
+    func commit(_ header: PacketHeader, _ payload: UnsafeRawBufferPointer, to carrier: any PacketCarrier) {
+        if let tap {
+            Self.withSegments(payload) { tap.packet(header, $0, isOutgoing: true) }
+        }
+        carrier.commit(header, payload)
     }
 
     /// The carrier has room again.
@@ -57,8 +66,7 @@ extension SocketTable {
 
     /// Takes a packet whose payload lies in `segments`, valid during the call. `pump` follows after a batch.
     func deliver(_ header: PacketHeader, _ segments: UnsafeBufferPointer<MemorySegment>) {
-        let isMarker = header.operation == .sequenceBegin || header.operation == .sequenceEnd
-        deliver(header, marker: isMarker ? Self.marker(segments, header) : nil, segments)
+        deliver(header, marker: SequenceHeader(header, payload: segments), segments)
     }
 
     /// As the other `deliver`, with the payload of a marker read.
@@ -105,18 +113,14 @@ extension SocketTable {
         listener.waits.signal(.readable)
     }
 
-    private static func marker(
-        _ segments: UnsafeBufferPointer<MemorySegment>, _ header: PacketHeader
-    ) -> SequenceHeader? {
-        guard header.payloadByteCount == SequenceHeader.byteCount else { return nil }
-        return withUnsafeTemporaryAllocation(byteCount: SequenceHeader.byteCount, alignment: 8) { bytes in
-            var offset = 0
-            for segment in segments where offset < bytes.count {
-                let count = min(segment.count, bytes.count - offset)
-                bytes.baseAddress?.advanced(by: offset).copyMemory(from: segment.base, byteCount: count)
-                offset += count
-            }
-            return offset == bytes.count ? SequenceHeader(UnsafeRawBufferPointer(bytes)) : nil
+    private static func withSegments(
+        _ payload: UnsafeRawBufferPointer, _ body: (UnsafeBufferPointer<MemorySegment>) -> Void
+    ) {
+        guard let base = UnsafeMutableRawPointer(mutating: payload.baseAddress), !payload.isEmpty else {
+            return body(UnsafeBufferPointer(start: nil, count: 0))
+        }
+        withUnsafePointer(to: MemorySegment(base: base, count: payload.count)) { segment in
+            body(UnsafeBufferPointer(start: segment, count: 1))
         }
     }
 }

@@ -1,36 +1,65 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Where packets can be seen as they cross a socket table (Linux: af_vsock_tap.c and its trace events): for trace lines
-// and captures.
+// Where packets can be seen as they cross (Linux: af_vsock_tap.c and the trace events of the virtio transport): for trace
+// lines, captures, and programs of one's own. Devices show the packets of their queues, the other carriers those of
+// their socket table. Where there is no tap, a packet costs a look at a nil.
 
 import VirtioQueue
 import VsockWire
 
 /// Sees every packet of a transport once, with its payload: those of the peer before any check, those to the peer when
-/// the carrier gets them. A loopback's packets are seen when they are sent. Calls come from any thread, one at a time,
-/// and must not call the transport's sockets.
+/// the carrier gets them, in as many pieces as the peer will see. A loopback's packets are seen when they are sent.
+///
+/// Calls come from any thread, for one transport one at a time; a tap of several transports gets them at once. They must
+/// not call the transport's sockets, and hold its traffic up for as long as they take.
 public protocol PacketTap: AnyObject, Sendable {
-    /// A packet crosses; the segments are valid during the call.
+    /// A packet crosses; the segments are valid during the call. They lie in memory that a peer may change meanwhile.
     func packet(_ header: PacketHeader, _ payload: UnsafeBufferPointer<MemorySegment>, isOutgoing: Bool)
+
+    /// Several packets may have crossed, and nothing does for now.
+    func batchEnded()
 }
 
-extension SocketTable {
-    /// Hands a packet to the carrier.
-    func commit(_ header: PacketHeader, _ payload: UnsafeRawBufferPointer, to carrier: any PacketCarrier) {
-        if let tap {
-            Self.withSegments(payload) { tap.packet(header, $0, isOutgoing: true) }
-        }
-        carrier.commit(header, payload)
+extension PacketTap {
+    /// For taps that keep nothing back.
+    public func batchEnded() {}
+}
+
+/// Several taps in the place of one.
+public final class PacketTapGroup: PacketTap {
+    private let taps: [any PacketTap]
+
+    private init(_ taps: [any PacketTap]) { self.taps = taps }
+
+    /// One tap for all of those; nil for none.
+    public static func joining(_ taps: [(any PacketTap)?]) -> (any PacketTap)? {
+        let taps = taps.compactMap(\.self)
+        return taps.count < 2 ? taps.first : PacketTapGroup(taps)
     }
 
-    static func withSegments(
-        _ payload: UnsafeRawBufferPointer, _ body: (UnsafeBufferPointer<MemorySegment>) -> Void
-    ) {
-        guard let base = UnsafeMutableRawPointer(mutating: payload.baseAddress), !payload.isEmpty else {
-            return body(UnsafeBufferPointer(start: nil, count: 0))
+    public func packet(_ header: PacketHeader, _ payload: UnsafeBufferPointer<MemorySegment>, isOutgoing: Bool) {
+        for tap in taps { tap.packet(header, payload, isOutgoing: isOutgoing) }
+    }
+
+    public func batchEnded() {
+        for tap in taps { tap.batchEnded() }
+    }
+}
+
+extension SequenceHeader {
+    /// Copies the marker out of a packet's payload; nil when the packet has none, or one of another length.
+    public init?(_ header: PacketHeader, payload segments: UnsafeBufferPointer<MemorySegment>) {
+        guard header.isMarker, header.payloadByteCount == Self.byteCount else { return nil }
+        let marker = withUnsafeTemporaryAllocation(byteCount: Self.byteCount, alignment: 8) { bytes in
+            var offset = 0
+            for segment in segments where offset < bytes.count {
+                let count = min(segment.count, bytes.count - offset)
+                bytes.baseAddress?.advanced(by: offset).copyMemory(from: segment.base, byteCount: count)
+                offset += count
+            }
+            return offset == bytes.count ? SequenceHeader(UnsafeRawBufferPointer(bytes)) : nil
         }
-        withUnsafePointer(to: MemorySegment(base: base, count: payload.count)) { segment in
-            body(UnsafeBufferPointer(start: segment, count: 1))
-        }
+        guard let marker else { return nil }
+        self = marker
     }
 }
