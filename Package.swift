@@ -83,7 +83,9 @@ let package = Package(
             ], swiftSettings: settings),
         .testTarget(name: "LayeringTests", swiftSettings: settings),
         .testTarget(
-            name: "VsockCommandTests", dependencies: ["vsock", "VsockSystem"], swiftSettings: settings),
+            name: "VsockCommandTests",
+            dependencies: ["vsock", "VsockWire", "VsockCore", "VsockSystem", "VsockTransport"],
+            swiftSettings: settings),
         .testTarget(
             name: "GuestTests", dependencies: ["vsock", "VsockSystem"], exclude: ["Programs"], swiftSettings: settings),
     ],

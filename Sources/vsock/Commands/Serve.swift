@@ -45,13 +45,28 @@ struct Serve: ParsableCommand {
     @Option(
         name: .customLong("vm"),
         help: ArgumentHelp(
-            "A VM: guest-cid=N,socket=PATH,uds-path=PATH[,tx-buffer-size=N][,queue-size=N][,seqpacket=MODE]. Repeatable.",
+            """
+            A VM: guest-cid=N,socket=PATH,uds-path=PATH[,tx-buffer-size=N][,queue-size=N][,seqpacket=MODE]\
+            [,capture=FILE]. Repeatable.
+            """,
             valueName: "key=value,…"))
     var vms: [String] = []
 
+    @Option(help: ArgumentHelp("Capture the packets of all VMs into a pcap file.", valueName: "file"))
+    var capture: String?
+
+    @Option(
+        name: [.customLong("capture-snaplen"), .customLong("capture_snaplen")],
+        help: ArgumentHelp(
+            "Bytes of a packet that a capture keeps, headers included; 84 leaves the payload out.",
+            valueName: "bytes"))
+    var captureSnapLength = PacketCapture.defaultSnapLength
+
     @Option(
         name: .customLong("log-level"),
-        help: "What is logged on standard error: trace, debug, info, notice, warning, error or critical.")
+        help: """
+            What is logged on standard error: trace (every packet), debug, info, notice, warning, error or critical.
+            """)
     var logLevel: Logger.Level = .info
 
     @Option(
@@ -69,11 +84,19 @@ struct Serve: ParsableCommand {
         help: "Give up all rights that a running device does not need, as far as the kernel allows.")
     var isSandboxed = true
 
+    func validate() throws {
+        guard captureSnapLength >= PacketCapture.minimumSnapLength else {
+            throw ValidationError("--capture-snaplen is at least \(PacketCapture.minimumSnapLength), for the headers")
+        }
+    }
+
     func run() throws {
-        let configurations = try virtualMachines().map { vm in
+        var configurations = try virtualMachines().map { vm in
             var vm = vm
             vm.socketMode = socketMode.bits
             vm.socketOwner = socketOwner
+            vm.capturePath = vm.capturePath ?? capture
+            vm.captureSnapLength = captureSnapLength
             return vm
         }
         SignalReceiver.ignoreBrokenPipe()
@@ -81,12 +104,15 @@ struct Serve: ParsableCommand {
         _ = try ResourceLimits.raiseOpenFiles()
         var log = Logger(label: "vsock", factory: { StreamLogHandler.standardError(label: $0) })
         log.logLevel = logLevel
+        // No file can be opened later.
+        let captures = try DeviceCaptures(opening: &configurations, log: log)
         if isSandboxed { enterSandbox(configurations) }
         let daemon = try DeviceDaemon(configurations, workerLimit: ResourceLimits.processorCount, log: log)
         for configuration in configurations { announce(configuration) }
         waitForSignal(signals)
         log.info("stopping")
         daemon.stop()
+        captures.finish()
     }
 
     /// Before there are other threads, which inherit what is left.

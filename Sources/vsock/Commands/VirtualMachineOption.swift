@@ -9,7 +9,9 @@ enum VirtualMachineOption {
     /// The context ID of a VM that names none, as in vhost-device-vsock.
     static let defaultGuestCID: UInt32 = 3
 
-    private static let keys = ["guest-cid", "socket", "uds-path", "tx-buffer-size", "queue-size", "seqpacket"]
+    private static let keys = [
+        "guest-cid", "socket", "uds-path", "tx-buffer-size", "queue-size", "seqpacket", "capture",
+    ]
 
     /// Parses a VM's description.
     static func parse(_ text: String) throws -> VsockDeviceConfiguration {
@@ -37,6 +39,7 @@ enum VirtualMachineOption {
             }
             configuration.seqpacket = mode
         }
+        configuration.capturePath = values["capture"]
         return configuration
     }
 
