@@ -1,31 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // What a record sent with MSG_EOR is on the wire, bit for bit: the vectors of the RFC v5 series for guest 3 and port
-// 0x10000, host port 1234, "hello". From the guest's socket they are taken where its carrier gets them; from the host's
-// they are read by a bare driver from the memory of its receive queue.
+// 0x10000, host port 1234, "hello". Each side sends with the public call, and the other side's memory is read where the
+// virtqueue has it: the guest's by a device that decodes nothing, the host's by a bare driver.
 
 import Logging
+import Synchronization
 import Testing
+import VirtioQueue
 import VsockCore
 import VsockSystem
 import VsockWire
 
+@testable import Vsock
 @testable import VsockTransport
 
 @Suite("Byte vectors")
 struct ByteVectorTests {
-    /// Takes packets and answers nothing by itself.
-    private final class Recorder: PacketCarrier {
-        var packets: [[UInt8]] = []
-        var usualCapacity: Int { 65536 }
-        func capacity(wanting byteCount: Int) -> Int? { 65536 }
-        func commit(_ header: PacketHeader, _ payload: UnsafeRawBufferPointer) {
-            packets.append(bytes(header, payload))
-        }
-        func flush() {}
-        func reaches(_ cid: VsockAddress.ContextID) -> Bool { true }
-    }
-
     private static func hex(_ text: String) -> [UInt8] {
         let digits = text.filter(\.isHexDigit)
         return stride(from: 0, to: digits.count, by: 2).compactMap { offset in
@@ -46,48 +37,52 @@ struct ByteVectorTests {
                 + "01000000 00000000"),
     ]
 
-    private static func exchanged(_ packet: [UInt8]) -> [UInt8] {
+    /// The same in the other direction: the addresses change places.
+    private static let fromHost = fromGuest.map { packet in
         var result = packet
         for index in 0..<8 { result.swapAt(index, index + 8) }
         for index in 16..<20 { result.swapAt(index, index + 4) }
         return result
     }
 
+    private static let creditUpdate = hex(
+        "0200000000000000 0300000000000000 d2040000 00000100 00000000 0200 0600 00000000 00000400 15000000")
+
     private static let hello = Array("hello".utf8)
 
-    @Test("a record from the guest's socket")
-    func guest() throws {
-        let table = SocketTable(
-            EndpointConfiguration(localCID: 3, peerCID: nil, framing: .rfcV5), isReady: true)
-        let recorder = Recorder()
-        table.carrier = recorder
-        let socket = table.makeSocket(.seqpacket)
-        try socket.bind(to: VsockAddress(cid: .any, port: 0x10000))
-        let host = VsockAddress(cid: .host, port: 1234)
-        #expect(throws: SocketError.inProgress) { try socket.connect(to: host, doesNotWait: true) }
-        #expect(throws: SocketError.alreadyInProgress) { try socket.connect(to: host, doesNotWait: true) }
-        let response = PacketHeader(
-            sourceCID: 2, destinationCID: 3, sourcePort: 1234, destinationPort: 0x10000, type: .seqpacket,
-            operation: .response, bufferAllocation: 262_144)
-        table.lock.withLock { table.deliver(response, UnsafeRawBufferPointer(start: nil, count: 0)) }
-        #expect(throws: SocketError.alreadyConnected) { try socket.connect(to: host) }
-        recorder.packets = []
-        try Self.hello.withUnsafeBytes { _ = try socket.send($0, SendOptions(endOfRecord: true)) }
-        #expect(recorder.packets == Self.fromGuest)
-    }
-
-    @Test("a record from the host's socket, in the memory of the guest's receive queue")
-    func host() throws {
-        let path = "/tmp/vsock-vectors-\(CurrentProcess.identifier).sock"
-        var configuration = VsockDeviceConfiguration(guestCID: 3, socketPath: path, hybridPath: "")
-        configuration.seqpacket = .rfcV5
+    private static func log() -> Logger {
         var log = Logger(label: "test")
         log.logLevel = .warning
-        let device = try SocketDevice(configuration, log: log)
-        defer { device.stop() }
-        let listener = device.makeSocket(.seqpacket)
-        try listener.bind(to: VsockAddress(cid: .any, port: 1234))
-        try listener.listen(backlog: 1)
+        return log
+    }
+
+    @Test("a record from the guest's socket, in the memory of its transmit queue")
+    func guest() async throws {
+        let path = "/tmp/vsock-vectors-guest-\(CurrentProcess.identifier).sock"
+        var configuration = VsockDeviceConfiguration(guestCID: 3, socketPath: path, hybridPath: "")
+        configuration.seqpacket = .rfcV5
+        let mailbox = try LoopMailbox()
+        let host = try RecordingHost(expecting: Self.fromGuest.count)
+        let worker = try DeviceWorker(configuration, host: host, mailbox: mailbox, log: Self.log())
+        defer {
+            worker.stop()
+            worker.join()
+        }
+        try #require(worker.waitUntilReady() == nil)
+        let driver = VsockTransport.driver(path)
+        defer { driver.close() }
+        let socket = try await VsockSocket.connect(
+            .seqpacket, to: VsockAddress(cid: .host, port: 1234), from: 0x10000, over: driver)
+        try await socket.send(Self.hello, endOfRecord: true)
+        #expect(try host.packets() == Self.fromGuest)
+    }
+
+    @Test("a record from the host's socket, in the memory of the guest's receive queue, and the credit for one")
+    func host() async throws {
+        let path = "/tmp/vsock-vectors-host-\(CurrentProcess.identifier).sock"
+        let device = VsockTransport.device(path, guestCID: 3, seqpacket: .rfcV5)
+        defer { device.close() }
+        let listener = try await VsockListener.bind(.seqpacket, port: 1234, on: device)
         let driver = try VsockDriver(path: path)
         var header = PacketHeader(
             sourceCID: 3, destinationCID: 2, sourcePort: 0x10000, destinationPort: 1234, type: .seqpacket,
@@ -96,46 +91,100 @@ struct ByteVectorTests {
         driver.flush()
         var packets = try receive(driver, count: 1)
         #expect(packets.first?[30] == 2, "RESPONSE")
-        let socket = try listener.accept(doesNotWait: true)
-        try Self.hello.withUnsafeBytes { _ = try socket.send($0, SendOptions(endOfRecord: true)) }
+        let socket = try await listener.accept()
+        try await socket.send(Self.hello, endOfRecord: true)
         packets = try receive(driver, count: 3)
-        // The same with the addresses exchanged.
-        #expect(packets == Self.fromGuest.map(Self.exchanged))
+        #expect(packets == Self.fromHost)
         // What the guest sends is credited when the record is read: 8 + 5 + 8 bytes.
-        for (packet, operation) in zip(Self.fromGuest, [8, 5, 9] as [UInt16]) {
-            header.operation = Operation(rawValue: operation)
-            header.payloadByteCount = UInt32(packet.count - 44)
-            header.flags = operation == 5 ? 1 : 0
-            try packet[44...].withUnsafeBytes { _ = try driver.transmit(header, payload: $0) }
-        }
+        for packet in Self.fromGuest { #expect(try driver.transmitRaw(packet)) }
         driver.flush()
         var buffer = [UInt8](repeating: 0, count: 16)
-        let result = try buffer.withUnsafeMutableBytes { try socket.receive(into: $0) }
+        let result = try await socket.receive(into: &buffer)
         #expect(result == ReceiveResult(count: 5, fullLength: 5, endOfRecord: true))
-        header.payloadByteCount = 0
-        header.flags = 0
+        #expect(Array(buffer[..<5]) == Self.hello)
         header.operation = .creditRequest
         _ = try driver.transmit(header)
         driver.flush()
-        #expect(
-            try receive(driver, count: 1) == [
-                Self.hex(
-                    "0200000000000000 0300000000000000 d2040000 00000100 00000000 0200 0600 00000000 00000400 15000000")
-            ])
+        #expect(try receive(driver, count: 1) == [Self.creditUpdate])
     }
 
+    /// Packets as they lie in the receive queue's buffers.
     private func receive(_ driver: VsockDriver, count: Int) throws -> [[UInt8]] {
         var packets: [[UInt8]] = []
         while packets.count < count {
-            try #require(try driver.wait(timeoutNanoseconds: 5_000_000_000))
-            try driver.receive { packets.append(bytes($0, $1)) }
+            try #require(try driver.wait(timeoutNanoseconds: 5_000_000_000), "the device sends \(count) packets")
+            try driver.receive { packets.append(bytes(in: $1.baseAddress, $1.count)) }
         }
         return packets
     }
 }
 
-private func bytes(_ header: PacketHeader, _ payload: UnsafeRawBufferPointer) -> [UInt8] {
-    var result = [UInt8](repeating: 0, count: PacketHeader.byteCount)
-    result.withUnsafeMutableBytes { header.write(to: $0) }
-    return result + payload
+/// A packet in the memory of a virtqueue, given where its payload lies: the header is right before it.
+private func bytes(in payload: UnsafeRawPointer?, _ count: Int) -> [UInt8] {
+    payload.map {
+        Array(UnsafeRawBufferPointer(start: $0 - PacketHeader.byteCount, count: PacketHeader.byteCount + count))
+    } ?? []
+}
+
+/// A host that accepts every connection and keeps what comes then as it lies in the guest's memory.
+private final class RecordingHost: DeviceHost, @unchecked Sendable {
+    // Unchecked: all but the packets is touched on the device's thread only.
+
+    weak var carrier: LoopTask?
+    var isDriverReady = false
+    private var answers: [PacketHeader] = []
+    private let expectedCount: Int
+    private let recorded = Mutex<[[UInt8]]>([])
+    private let isComplete: EventNotifier
+
+    init(expecting count: Int) throws {
+        expectedCount = count
+        isComplete = try EventNotifier()
+    }
+
+    /// Waits until as many packets have come as are expected.
+    func packets() throws -> [[UInt8]] {
+        let ready = try DescriptorIO.waitUntilReady(
+            isComplete.rawDescriptor, for: .readable, timeoutNanoseconds: 5_000_000_000)
+        try #require(!ready.isEmpty, "the guest sends \(expectedCount) packets")
+        return recorded.withLock { $0 }
+    }
+
+    func receive(
+        _ header: PacketHeader, marker: SequenceHeader?, payload: Range<Int>, in segments: borrowing SegmentList
+    ) {
+        guard header.operation != .request else {
+            return answers.append(
+                PacketHeader(
+                    sourceCID: header.destinationCID, destinationCID: header.sourceCID,
+                    sourcePort: header.destinationPort, destinationPort: header.sourcePort, type: header.type,
+                    operation: .response, bufferAllocation: 262_144))
+        }
+        // The package's driver has a packet in one piece.
+        let packet = payload.first.map { segments[$0] }.map { bytes(in: $0.base, $0.count) } ?? []
+        let count = recorded.withLock { recorded in
+            recorded.append(packet)
+            return recorded.count
+        }
+        if count == expectedCount { isComplete.signal() }
+    }
+
+    func transmit(into buffers: GuestBuffers) throws(VirtqueueError) -> Bool {
+        while let answer = answers.first {
+            guard try buffers.reserve(byteCount: 0, slotLimit: 1) != nil else { return true }
+            buffers.commit(answer)
+            buffers.release()
+            answers.removeFirst()
+        }
+        return false
+    }
+
+    var canReceive: Bool { true }
+    var nextDeadline: Instant? { nil }
+    var hasOutput: Bool { !answers.isEmpty }
+    func exclusively<Result>(_ body: () -> Result) -> Result { body() }
+    func flush() {}
+    func restart(framing: RecordFraming) {}
+    func resetConnections() {}
+    func expire() {}
 }

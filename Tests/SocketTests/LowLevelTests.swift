@@ -6,12 +6,14 @@ import Synchronization
 import Testing
 import VirtioQueue
 import VsockCore
-import VsockTransport
 import VsockWire
+
+@testable import VsockTransport
 
 @Suite("Sockets below the API")
 struct LowLevelTests {
     private let loopback = Loopback(reservesLowPorts: true)
+    private let silence = Silence()
 
     @Test("states: EINVAL, ENOTCONN, EISCONN, EACCES")
     func states() throws {
@@ -38,6 +40,33 @@ struct LowLevelTests {
         #expect(throws: SocketError.connectionReset) { try refused.connect(to: address) }
         // A refused socket may try again.
         #expect(throws: SocketError.connectionReset) { try refused.connect(to: address) }
+    }
+
+    /// Takes packets and answers nothing by itself.
+    private final class Silence: PacketCarrier {
+        var usualCapacity: Int { 65536 }
+        func capacity(wanting byteCount: Int) -> Int? { 65536 }
+        func commit(_ header: PacketHeader, _ payload: UnsafeRawBufferPointer) {}
+        func flush() {}
+        func reaches(_ cid: VsockAddress.ContextID) -> Bool { true }
+    }
+
+    @Test("connecting without waiting: EINPROGRESS, EALREADY, and EISCONN once the answer has come")
+    func connectWithoutWaiting() throws {
+        let table = SocketTable(
+            EndpointConfiguration(localCID: 3, peerCID: nil, framing: .standard), isReady: true)
+        table.carrier = silence
+        let socket = table.makeSocket(.stream)
+        try socket.bind(to: VsockAddress(cid: .any, port: 5000))
+        let host = VsockAddress(cid: .host, port: 1234)
+        #expect(throws: SocketError.inProgress) { try socket.connect(to: host, doesNotWait: true) }
+        #expect(throws: SocketError.alreadyInProgress) { try socket.connect(to: host, doesNotWait: true) }
+        let response = PacketHeader(
+            sourceCID: 2, destinationCID: 3, sourcePort: 1234, destinationPort: 5000, type: .stream,
+            operation: .response, bufferAllocation: 262_144)
+        table.lock.withLock { table.deliver(response, UnsafeRawBufferPointer(start: nil, count: 0)) }
+        #expect(socket.readiness == .writable)
+        #expect(throws: SocketError.alreadyConnected) { try socket.connect(to: host) }
     }
 
     private final class Counter: PacketTap {

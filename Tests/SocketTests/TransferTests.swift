@@ -3,7 +3,9 @@
 // Bytes and records cross every transport whole, in order and with their boundaries.
 
 import Testing
-import Vsock
+
+@testable import Vsock
+@testable import VsockTransport
 
 @Suite("Transfer", .timeLimit(.minutes(3)))
 struct TransferTests {
@@ -89,29 +91,56 @@ struct TransferTests {
     }
 
     @Test(
-        "records of 16 MiB and 100 MiB cross 256 KiB buffers in rfc-v5, and the next one is intact",
+        "records of 16 MiB and 100 MiB cross 256 KiB buffers in rfc-v5: whole, or cut and told; memory stays bounded",
         arguments: [Setup.loopbackRFC, .deviceToDriverRFC, .driverToDeviceRFC])
     func largeRecords(setup: Setup) async throws {
         let (client, server) = try await setup.make().pair(.seqpacket)
-        for byteCount in [16 << 20, 100 << 20] {
+        for (byteCount, capacity) in [(16 << 20, 16 << 20 + 1), (16 << 20, 65536), (100 << 20, 65536)] {
             let data = pattern(byteCount)
             async let sent = client.send(data, endOfRecord: true)
-            if byteCount == 16 << 20 {
-                var buffer = [UInt8](repeating: 0, count: byteCount + 1)
-                let result = try await server.receive(into: &buffer)
-                #expect(result == ReceiveResult(count: byteCount, fullLength: byteCount, endOfRecord: true))
-                #expect(Array(buffer[..<byteCount]) == data)
-            } else {
-                var buffer = [UInt8](repeating: 0, count: 65536)
-                let result = try await server.receive(into: &buffer)
-                #expect(
-                    result
-                        == ReceiveResult(count: 65536, fullLength: byteCount, endOfRecord: true, truncated: true))
-                #expect(buffer == Array(data[..<65536]))
-            }
+            var buffer = [UInt8](repeating: 0, count: capacity)
+            let result = try await server.receive(into: &buffer)
+            // `fullLength` is what recv(2) returns when MSG_TRUNC is asked for, `truncated` is MSG_TRUNC in its answer.
+            let count = min(byteCount, capacity)
+            #expect(
+                result
+                    == ReceiveResult(
+                        count: count, fullLength: byteCount, endOfRecord: true, truncated: count < byteCount))
+            #expect(Array(buffer[..<count]) == Array(data[..<count]))
             #expect(try await sent == byteCount)
             try await client.send([1, 2, 3])
             #expect(try await server.next() == [1, 2, 3])
+        }
+        // All that a socket may hold is in these: the ring, which keeps the size of the most it ever held, the start of
+        // a record that a receive gave up on, and the end of one whose send has returned.
+        for socket in [client, server] {
+            let socket = try #require(socket.socket as? TableSocket)
+            #expect(socket.queue.allocatedByteCount <= 262_144)
+            #expect(socket.stash.isEmpty && socket.remainder.isEmpty)
+        }
+    }
+
+    @Test("senders of one socket take turns: each record is whole", arguments: [Setup.loopbackRFC, .driverToDeviceRFC])
+    func oneRecordAtATime(setup: Setup) async throws {
+        let (client, server) = try await setup.make().pair(.seqpacket)
+        let (senderCount, recordCount) = (4, 5)
+        // More than the buffer: each waits for credit while it has its record under way.
+        let byteCount = 300_000
+        try await withThrowingTaskGroup(of: Void.self) { group in
+            for sender in 0..<senderCount {
+                let record = [UInt8](repeating: UInt8(sender), count: byteCount + sender)
+                group.addTask { for _ in 0..<recordCount { try await client.send(record) } }
+            }
+            var counts = [Int](repeating: 0, count: senderCount)
+            for _ in 0..<(senderCount * recordCount) {
+                let record = try await server.next(byteCount + senderCount)
+                let sender = record.count - byteCount
+                try #require(counts.indices.contains(sender))
+                counts[sender] += 1
+                #expect(record.allSatisfy { $0 == UInt8(sender) })
+            }
+            #expect(counts.allSatisfy { $0 == recordCount })
+            try await group.waitForAll()
         }
     }
 

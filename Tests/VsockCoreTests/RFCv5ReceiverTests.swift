@@ -68,7 +68,7 @@ struct RFCv5ReceiverTests {
         }
     }
 
-    @Test("takes a record in any pieces", arguments: [[100], [1, 99], [50, 50], [33, 33, 33, 1], []] as [[UInt32]])
+    @Test("accepts any RW split", arguments: [[100], [1, 99], [50, 50], [33, 33, 33, 1], []] as [[UInt32]])
     func anySplit(pieces: [UInt32]) throws {
         var script = try Script()
         script.begin(0, length: pieces.reduce(0, +))
@@ -119,7 +119,7 @@ struct RFCv5ReceiverTests {
         script.check(["payload 1", "record", "payload 1", "record", "payload 1", "record"])
     }
 
-    @Test("discards a record without a reset when the counters do not match", arguments: [0, 2, 99] as [UInt32])
+    @Test("discards on mismatch without RST: the counters do not match", arguments: [0, 2, 99] as [UInt32])
     func wrongCounter(count: UInt32) throws {
         var script = try Script()
         script.begin(0, length: 1)
@@ -131,7 +131,7 @@ struct RFCv5ReceiverTests {
         script.check(["payload 1", "discard", "payload 2", "record"])
     }
 
-    @Test("discards a record without a reset when bytes are missing")
+    @Test("discards on mismatch without RST: bytes are missing")
     func tooShort() throws {
         var script = try Script()
         script.begin(0, length: 10)
@@ -143,7 +143,7 @@ struct RFCv5ReceiverTests {
         script.check(["payload 9", "discard", "payload 1", "record"])
     }
 
-    @Test("discards a record when more bytes come than announced; the rest of it are orphans")
+    @Test("discards on mismatch without RST: more bytes come than announced, and the rest of it are orphans")
     func tooLong() throws {
         var script = try Script()
         script.begin(0, length: 10)
@@ -157,7 +157,7 @@ struct RFCv5ReceiverTests {
         script.check(["payload 9", "discard", "payload 1", "record"])
     }
 
-    @Test("begins anew on SEQ_BEGIN, whatever was under way")
+    @Test("restarts on BEGIN, whatever was under way")
     func restart() throws {
         var script = try Script()
         script.begin(0, length: 10)
@@ -169,7 +169,7 @@ struct RFCv5ReceiverTests {
         script.check(["payload 4", "discard", "discard", "payload 3", "record"])
     }
 
-    @Test("drops orphans before the first record and between records, and credits them")
+    @Test("orphans are dropped and credited, before the first record and between records")
     func orphans() throws {
         var script = try Script()
         script.data(5, flags: 1)
@@ -209,7 +209,7 @@ struct RFCv5ReceiverTests {
         }
     }
 
-    @Test("credits pieces before the record is complete, so that a record larger than the buffer gets through")
+    @Test("credits fragments early, so that a record larger than the buffer gets through")
     func largeRecord() throws {
         var script = try Script(buffer: 100)
         script.begin(0, length: 1000)
@@ -233,7 +233,7 @@ struct RFCv5ReceiverTests {
         #expect(exceeding == .reset(id, .creditExceeded))
     }
 
-    @Test("a packet of the other type is reset and leaves a record under way alone")
+    @Test("RST on type mismatch, which leaves a record under way alone")
     func typeMismatch() throws {
         var script = try Script()
         script.begin(0, length: 2)

@@ -27,26 +27,69 @@ struct RFCv5SenderTests {
         if case .marker(let marker)? = packet?.payload { marker } else { nil }
     }
 
-    @Test("SEQ_BEGIN with the length, RW, SEQ_END with length 0; markers of 8 bytes without flags, all of type 2")
-    func record() throws {
-        for endOfRecord in [false, true] {
-            var host = Endpoint(.host(.rfcV5))
-            let id = try host.acceptConnection(from: Self.peer())
-            try host.beginRecord(id, byteCount: 100, endOfRecord: endOfRecord)
-            let packets = Self.packets(&host, id, capacity: 30)
-            let operations = packets.map(\.header.operation)
-            #expect(operations == [.sequenceBegin, .readWrite, .readWrite, .readWrite, .readWrite, .sequenceEnd])
-            #expect(packets.map(\.header.payloadByteCount) == [8, 30, 30, 30, 10, 8])
-            // RW_EOR stands on every RW and on no marker.
-            let mark: UInt32 = endOfRecord ? 1 : 0
-            #expect(packets.map(\.header.flags) == [0, mark, mark, mark, mark, 0])
-            #expect(packets.allSatisfy { $0.header.type == .seqpacket })
-            #expect(Self.marker(packets.first) == SequenceHeader(messageCount: 0, messageByteCount: 100))
-            #expect(Self.marker(packets.last) == SequenceHeader(messageCount: 1, messageByteCount: 0))
-        }
+    /// The packets of a record of 100 bytes, of which 30 fit into a packet.
+    static func record(endOfRecord: Bool) throws -> [OutgoingPacket] {
+        var host = Endpoint(.host(.rfcV5))
+        let id = try host.acceptConnection(from: peer())
+        try host.beginRecord(id, byteCount: 100, endOfRecord: endOfRecord)
+        return packets(&host, id, capacity: 30)
     }
 
-    @Test("every marker counts on by one, over all records of a connection")
+    @Test("type 2 everywhere: every packet of a seqpacket connection, whatever its operation")
+    func typeEverywhere() throws {
+        var host = Endpoint(.host(.rfcV5))
+        var peer = Self.peer()
+        try host.listen(.seqpacket, port: peer.destinationPort, backlog: 1)
+        host.receive(peer.packet(.request))
+        var packets = host.allControlPackets()
+        let accepted = try #require(host.connectionIDs.first)
+        let now = Instant(nanoseconds: 0)
+        let id = try host.connect(.seqpacket, to: VsockAddress(cid: 3, port: 5), from: 6, now: now)
+        packets += host.allControlPackets()
+        try host.beginRecord(accepted, byteCount: 100, endOfRecord: true)
+        packets += Self.packets(&host, accepted, capacity: 1000).map(\.header)
+        host.receive(peer.packet(.creditRequest))
+        peer.bufferAllocation = 0
+        host.receive(peer.packet(.creditUpdate))
+        try host.beginRecord(accepted, byteCount: 1, endOfRecord: false)
+        _ = host.nextPacket(accepted, offering: 1, capacity: 1000)
+        packets += host.allControlPackets()
+        host.close(accepted, now: now)
+        host.abort(id)
+        packets += host.allControlPackets()
+        #expect(
+            packets.map(\.operation) == [
+                .response, .request, .sequenceBegin, .readWrite, .sequenceEnd, .creditUpdate, .creditRequest, .shutdown,
+                .reset,
+            ])
+        #expect(packets.allSatisfy { $0.type == .seqpacket })
+    }
+
+    @Test("8-byte marker payload, without flags; SEQ_BEGIN has the record's length", arguments: [false, true])
+    func markerPayload(endOfRecord: Bool) throws {
+        let packets = try Self.record(endOfRecord: endOfRecord)
+        #expect(
+            packets.map(\.header.operation) == [
+                .sequenceBegin, .readWrite, .readWrite, .readWrite, .readWrite, .sequenceEnd,
+            ])
+        #expect(packets.map(\.header.payloadByteCount) == [8, 30, 30, 30, 10, 8])
+        #expect(packets.first?.header.flags == 0 && packets.last?.header.flags == 0)
+        #expect(Self.marker(packets.first) == SequenceHeader(messageCount: 0, messageByteCount: 100))
+    }
+
+    @Test("END len 0", arguments: [false, true])
+    func endLength(endOfRecord: Bool) throws {
+        let end = try Self.record(endOfRecord: endOfRecord).last
+        #expect(Self.marker(end) == SequenceHeader(messageCount: 1, messageByteCount: 0))
+    }
+
+    @Test("RW_EOR on all RW of a record sent with MSG_EOR, and on none of another", arguments: [false, true])
+    func endOfRecordMark(endOfRecord: Bool) throws {
+        let flags = try Self.record(endOfRecord: endOfRecord).dropFirst().dropLast().map(\.header.flags)
+        #expect(flags == [UInt32](repeating: endOfRecord ? 1 : 0, count: 4))
+    }
+
+    @Test("counter per marker from 0, over all records of a connection")
     func counter() throws {
         var host = Endpoint(.host(.rfcV5))
         let id = try host.acceptConnection(from: Self.peer())
@@ -59,7 +102,7 @@ struct RFCv5SenderTests {
         #expect(counts == [0, 1, 2, 3, 4, 5])
     }
 
-    @Test("an empty record is two markers, and no RW is ever empty")
+    @Test("no RW of 0 bytes: an empty record is two markers")
     func emptyRecord() throws {
         var host = Endpoint(.host(.rfcV5))
         let id = try host.acceptConnection(from: Self.peer())
@@ -70,7 +113,7 @@ struct RFCv5SenderTests {
         #expect(!isSending)
     }
 
-    @Test("markers cost 8 bytes of credit each: a record of L bytes costs L + 16")
+    @Test("markers cost credit: a record of L bytes costs L + 16")
     func markersCostCredit() throws {
         var host = Endpoint(.host(.rfcV5))
         let id = try host.acceptConnection(from: Self.peer(buffer: 1000))
@@ -82,7 +125,7 @@ struct RFCv5SenderTests {
         #expect(free == [1000, 992, 892, 884])
     }
 
-    @Test("a marker is never split: it waits for 8 bytes of credit", arguments: 0...8 as ClosedRange<UInt32>)
+    @Test("markers are never split: they wait for 8 bytes of credit", arguments: 0...8 as ClosedRange<UInt32>)
     func markerWaitsForCredit(credit: UInt32) throws {
         var host = Endpoint(.host(.rfcV5))
         var peer = Self.peer(buffer: credit)
@@ -107,7 +150,7 @@ struct RFCv5SenderTests {
         #expect(begin?.header.operation == .sequenceBegin)
     }
 
-    @Test("a marker waits for room for 8 bytes, too")
+    @Test("markers are never split: they wait for room for 8 bytes, too")
     func markerWaitsForRoom() throws {
         var host = Endpoint(.host(.rfcV5))
         let id = try host.acceptConnection(from: Self.peer())
@@ -118,7 +161,7 @@ struct RFCv5SenderTests {
         #expect(fits?.header.operation == .sequenceBegin)
     }
 
-    @Test("a record larger than the peer's buffer flows through it, never beyond the credit")
+    @Test("never exceed credit: a record larger than the peer's buffer flows through it")
     func largeRecord() throws {
         var host = Endpoint(.host(.rfcV5))
         var peer = Self.peer(buffer: 100)
@@ -136,7 +179,7 @@ struct RFCv5SenderTests {
         #expect(sent == 1016)
     }
 
-    @Test("payload of a packet is at most 64 KiB, and a record at most 2^32 - 1")
+    @Test("at most 64 KiB payload, and a record at most 2^32 - 1")
     func largestSizes() throws {
         var host = Endpoint(.host(.rfcV5))
         let id = try host.acceptConnection(from: Self.peer(buffer: .max))

@@ -30,7 +30,7 @@ final class DeviceWorker: Sendable {
 
     /// Starts the thread for one VM whose host is the caller's.
     init(
-        _ configuration: VsockDeviceConfiguration, host: SocketDeviceHost, mailbox: LoopMailbox, log: Logger
+        _ configuration: VsockDeviceConfiguration, host: any DeviceHost & Sendable, mailbox: LoopMailbox, log: Logger
     ) throws(SystemCallError) {
         let started = try StartSignal()
         self.mailbox = mailbox

@@ -32,6 +32,9 @@ struct ReceiveQueue: ~Copyable {
 
     deinit { storage.deallocate() }
 
+    /// The ring's size in memory, which never shrinks: the most that was ever queued, rounded up to a power of two.
+    var allocatedByteCount: Int { storage.count }
+
     /// The first complete record.
     var record: Record? { firstRecord < records.count ? records[firstRecord] : nil }
 
