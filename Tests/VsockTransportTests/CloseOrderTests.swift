@@ -56,19 +56,19 @@ struct CloseOrderTests {
                 #expect(flat(received) == flat(records))
                 if order.type == .seqpacket { #expect(received == records) }
                 try pair.waitForShutdown(.both)
-                try guest.close(pair.id)
+                pair.socket.close()
             } else {
                 if order.hasDataToFirst { for index in 1...5 { try pair.host.send(pattern(5000, seed: index)) } }
                 for record in records { try pair.send(record) }
-                if order.shutsFirst { try guest.shutdown(pair.id, .send) }
-                try guest.close(pair.id)
+                if order.shutsFirst { try pair.socket.shutdown(.send) }
+                pair.socket.close()
                 let received = try pair.host.receiveRecordsToEnd()
                 #expect(flat(received) == flat(records))
                 if order.type == .seqpacket { #expect(received == records) }
                 try pair.host.waitForHangUp()
                 pair.host.close()
             }
-            try guest.wait(testDeadline) { $0.connectionCount == 0 }
+            try eventually { guest.connectionCount == 0 }
             try eventually { try device.inspect { $0.host.sockets.allSatisfy { $0 == nil } } }
             try eventually { try device.connectionCount() == 0 }
         }
@@ -103,9 +103,8 @@ struct CloseOrderTests {
         #expect(try pair.receive() == [1, 2, 3])
         #expect(try pair.receive() == nil)
         try pair.waitForShutdown(.both)
-        #expect(guest.error(pair.id) == nil)
-        try guest.close(pair.id)
-        try guest.wait(testDeadline) { $0.connectionCount == 0 }
+        pair.socket.close()
+        try eventually { guest.connectionCount == 0 }
         try eventually { try device.connectionCount() == 0 }
     }
 
@@ -141,13 +140,13 @@ struct CloseOrderTests {
             sent.append(pattern(20_000, seed: sent.count))
             try pair.send(sent[sent.count - 1])
         }
-        try guest.close(pair.id)
+        pair.socket.close()
         let host = pair.host
         let reader = try Background { try host.receiveRecordsToEnd() }
-        let received = try reader.value(serving: guest)
+        let received = try reader.value()
         #expect(flat(received) == flat(sent))
         if type == .seqpacket { #expect(received == sent) }
-        try guest.wait(testDeadline) { $0.connectionCount == 0 }
+        try eventually { guest.connectionCount == 0 }
         try eventually { try device.connectionCount() == 0 }
     }
 

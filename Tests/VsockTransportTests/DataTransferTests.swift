@@ -27,7 +27,7 @@ struct DataTransferTests {
             let receiver = try Background { try host.receive(exactly: byteCount) }
             try pair.send(toHost)
             #expect(try pair.receive(exactly: byteCount) == toGuest)
-            #expect(try receiver.value(serving: pair.guest) == toHost)
+            #expect(try receiver.value() == toHost)
             try sender.value()
         }
     }
@@ -44,7 +44,7 @@ struct DataTransferTests {
             let receiver = try Background { try host.receive() }
             try pair.send(toHost)
             #expect(try pair.receive() == toGuest)
-            #expect(try receiver.value(serving: pair.guest) == toHost)
+            #expect(try receiver.value() == toHost)
             try sender.value()
         }
     }
@@ -74,8 +74,8 @@ struct DataTransferTests {
                 returned += 1
             }
         }
-        try pair.guest.shutdown(pair.id, .send)
-        try echo.value(serving: pair.guest)
+        try pair.socket.shutdown(.send)
+        try echo.value()
     }
 
     @Test(
@@ -100,7 +100,7 @@ struct DataTransferTests {
             let returned = try type == .stream ? pair.receive(exactly: data.count) : pair.receive()
             #expect(returned == data)
             try echo.value()
-            try guest.close(pair.id)
+            pair.socket.close()
         }
     }
 
@@ -124,7 +124,7 @@ struct DataTransferTests {
     func endOfRecordMark() throws {
         let device = try TestDevice()
         let pair = try ConnectedPair(device, try device.guest(), .seqpacket, from: .guest)
-        try pair.guest.send([1, 2], to: pair.id, endOfRecord: true, timeoutNanoseconds: testDeadline)
+        try pair.socket.send([1, 2], endOfRecord: true)
         try pair.send([3])
         #expect(try pair.host.receive() == [1, 2])
         #expect(try pair.host.receive() == [3])

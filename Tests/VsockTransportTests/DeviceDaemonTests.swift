@@ -32,13 +32,12 @@ struct DeviceDaemonTests {
 
     /// One byte from the guest of a VM to a host program.
     private func check(_ vm: VsockDeviceConfiguration) throws {
-        let guest = DriverSockets(try VsockDriver(path: vm.socketPath))
+        let guest = try GuestSockets(path: vm.socketPath)
         #expect(guest.driver.guestCID.rawValue == vm.guestCID)
         let listener = try UnixListener(UnixAddress(vm.hybridPath + "_7"), type: .stream)
-        let id = try guest.connect(
-            .stream, to: VsockAddress(cid: .host, port: 7), timeoutNanoseconds: testDeadline)
+        let socket = try guest.connect(.stream, port: 7)
         let host = try listener.take()
-        try guest.send([5], to: id, timeoutNanoseconds: testDeadline)
+        try socket.send([5])
         #expect(try host.receive() == [5])
     }
 
@@ -155,10 +154,9 @@ struct DeviceDaemonTests {
         let daemon = try DeviceDaemon([vm(3, "a")], workerLimit: 1, log: log.logger)
         var options = VsockDriver.Options()
         options.queueSize = isStarved ? 4 : 256
-        let guest = DriverSockets(try VsockDriver(path: vm(3, "a").socketPath, options: options))
+        let guest = PacketGuest(try VsockDriver(path: vm(3, "a").socketPath, options: options))
         let listener = try UnixListener(UnixAddress(directory.file("a.v_7")), type: .stream)
-        let id = try guest.connect(
-            .stream, to: VsockAddress(cid: .host, port: 7), timeoutNanoseconds: testDeadline)
+        try guest.connect(to: 7)
         let host = try listener.take()
         let silent = try HostProgram(connectingTo: directory.file("a.v"), type: .stream)
         if isStarved {
@@ -170,10 +168,11 @@ struct DeviceDaemonTests {
         #expect(try host.receive() == nil)
         if isStarved {
             // There was no room for a reset: the end of the session tells the guest.
-            #expect(throws: VsockDriverError.self) { try guest.wait(testDeadline) { $0.error(id) != nil } }
+            #expect(throws: VsockDriverError.self) {
+                while try guest.next().header.operation == .readWrite {}
+            }
         } else {
-            try guest.wait(testDeadline) { $0.error(id) != nil }
-            #expect(guest.error(id) == .connectionReset)
+            #expect(try guest.next().header.operation == .reset)
         }
         #expect(directory.names == ["a.v_7"])
         daemon.stop()

@@ -21,18 +21,17 @@ struct FrontendLifecycleTests {
         let device = try TestDevice()
         let listener = try device.listen(.stream, port: 5000)
         for round in 0..<5 {
-            var guest: DriverSockets? = try device.guest()
-            let id = try #require(
-                try guest?.connect(.stream, to: VsockAddress(cid: .host, port: 5000), timeoutNanoseconds: testDeadline))
+            var guest: PacketGuest? = PacketGuest(try device.driver())
+            try guest?.connect()
             let host = try listener.take()
-            try guest?.listen(.seqpacket, port: 52)
             let client = try device.client(.seqpacket)
             try client.send("CONNECT 52")
-            _ = try guest?.accept(port: 52, timeoutNanoseconds: testDeadline)
+            let request = try #require(try guest?.next().header)
+            try guest?.send(try #require(guest?.reply(to: request, .response)))
             #expect(try client.receiveLine()?.hasPrefix("OK ") == true)
             let pending = try device.client()
             try pending.send("CONNECT 1")
-            try guest?.send([UInt8(round)], to: id, timeoutNanoseconds: testDeadline)
+            try guest?.send(try #require(guest?.packet(.readWrite)), payload: [UInt8(round)])
             #expect(try host.receive() == [UInt8(round)])
             guest = nil
             #expect(try host.receive() == nil)
@@ -79,7 +78,7 @@ struct FrontendLifecycleTests {
             monitor.close()
         }
         // The last of them may still count as connected.
-        var guest: DriverSockets?
+        var guest: GuestSockets?
         try eventually {
             guest = try? device.guest()
             return guest != nil

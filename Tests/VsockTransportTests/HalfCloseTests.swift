@@ -22,15 +22,15 @@ struct HalfCloseTests {
         try pair.host.shutdown(.send)
         #expect(try pair.receive() == [1, 2, 3])
         #expect(try pair.receive() == nil)
-        #expect(pair.guest.peerShutdown(pair.id) == .send)
+        #expect(pair.socket.peerShutdown == .send)
         for index in 0..<20 {
             try pair.send(pattern(1000, seed: index))
             #expect(try pair.host.receive() == pattern(1000, seed: index))
         }
-        try pair.guest.close(pair.id)
+        pair.socket.close()
         #expect(try pair.host.receive() == nil)
         try pair.host.waitForHangUp()
-        try pair.guest.wait(testDeadline) { $0.connectionCount == 0 }
+        try eventually { pair.guest.connectionCount == 0 }
         try eventually { try device.connectionCount() == 0 }
     }
 
@@ -41,7 +41,7 @@ struct HalfCloseTests {
         let device = try TestDevice()
         let pair = try ConnectedPair(device, try device.guest(), type, from: initiator)
         try pair.send([1, 2, 3])
-        try pair.guest.shutdown(pair.id, .send)
+        try pair.socket.shutdown(.send)
         #expect(try pair.host.receive() == [1, 2, 3])
         #expect(try pair.host.receive() == nil)
         #expect(try !pair.host.ready([.readable]).contains(.hangUp))
@@ -52,8 +52,8 @@ struct HalfCloseTests {
         pair.host.close()
         #expect(try pair.receive() == nil)
         try pair.waitForShutdown(.both)
-        try pair.guest.close(pair.id)
-        try pair.guest.wait(testDeadline) { $0.connectionCount == 0 }
+        pair.socket.close()
+        try eventually { pair.guest.connectionCount == 0 }
     }
 
     @Test(
@@ -65,7 +65,7 @@ struct HalfCloseTests {
         try pair.host.shutdown(.receive)
         try pair.send([1])
         try pair.waitForShutdown(.receive)
-        #expect(pair.guest.peerShutdown(pair.id) == .receive)
+        #expect(pair.socket.peerShutdown == .receive)
         #expect(throws: SocketError.brokenPipe) { try pair.send([2]) }
         try pair.host.send([3])
         #expect(try pair.receive() == [3])
@@ -75,14 +75,14 @@ struct HalfCloseTests {
     func guestShutsReceiving(type: UnixSocketType) throws {
         let device = try TestDevice()
         let pair = try ConnectedPair(device, try device.guest(), type, from: .guest)
-        try pair.guest.shutdown(pair.id, .receive)
+        try pair.socket.shutdown(.receive)
         try eventually { pair.host.send([1][...]) == .failed(.brokenPipe) }
         try pair.send([2])
         #expect(try pair.host.receive() == [2])
-        try pair.guest.shutdown(pair.id, .send)
+        try pair.socket.shutdown(.send)
         #expect(try pair.host.receive() == nil)
         // Both directions are over: the device ends the connection.
-        try pair.guest.wait(testDeadline) { $0.connectionCount == 0 }
+        try eventually { pair.guest.connectionCount == 0 }
         try pair.host.waitForHangUp()
     }
 
@@ -93,14 +93,14 @@ struct HalfCloseTests {
         try pair.host.send([1])
         try pair.send([2])
         try pair.host.shutdown(.send)
-        try pair.guest.shutdown(pair.id, .send)
+        try pair.socket.shutdown(.send)
         #expect(try pair.receive() == [1])
         #expect(try pair.receive() == nil)
         #expect(try pair.host.receive() == [2])
         #expect(try pair.host.receive() == nil)
         pair.host.close()
-        try pair.guest.close(pair.id)
-        try pair.guest.wait(testDeadline) { $0.connectionCount == 0 }
+        pair.socket.close()
+        try eventually { pair.guest.connectionCount == 0 }
         try eventually { try device.connectionCount() == 0 }
     }
 
@@ -110,7 +110,7 @@ struct HalfCloseTests {
         let pair = try ConnectedPair(device, try device.guest(), type, from: .guest)
         try pair.host.shutdown(.send)
         #expect(try pair.receive() == nil)
-        #expect(pair.guest.peerShutdown(pair.id) == .send)
+        #expect(pair.socket.peerShutdown == .send)
         pair.host.close()
         try pair.waitForShutdown(.both)
     }
@@ -129,7 +129,7 @@ struct HalfCloseTests {
         }
         #expect(try pair.receiveToEnd() == data)
         try pair.send(data)
-        try guest.shutdown(pair.id, .send)
-        #expect(try exchange.value(serving: guest) == data)
+        try pair.socket.shutdown(.send)
+        #expect(try exchange.value() == data)
     }
 }

@@ -28,13 +28,12 @@ struct ManyConnectionsTests {
             if index % 2 == 0 {
                 let client = try device.client(.seqpacket)
                 try client.send("CONNECT 5000")
-                let id = try guest.accept(port: 5000, timeoutNanoseconds: testDeadline)
+                let socket = try guest.accept(port: 5000)
                 #expect(try client.receiveLine()?.hasPrefix("OK ") == true)
-                pairs.append(ConnectedPair(host: client, guest: guest, id: id))
+                pairs.append(ConnectedPair(host: client, guest: guest, socket: socket))
             } else {
-                let id = try guest.connect(
-                    .seqpacket, to: VsockAddress(cid: .host, port: 5001), timeoutNanoseconds: testDeadline)
-                pairs.append(ConnectedPair(host: try listener.take(), guest: guest, id: id))
+                let socket = try guest.connect(.seqpacket, port: 5001)
+                pairs.append(ConnectedPair(host: try listener.take(), guest: guest, socket: socket))
             }
         }
         #expect(try device.connectionCount() == connectionCount)
@@ -52,9 +51,9 @@ struct ManyConnectionsTests {
         }
         for (index, pair) in pairs.enumerated() {
             if index % 4 < 2 { pair.host.close() }
-            try guest.close(pair.id)
+            pair.socket.close()
         }
-        try guest.wait(testDeadline) { $0.connectionCount == 0 }
+        try eventually { guest.connectionCount == 0 }
         for pair in pairs { pair.host.close() }
         try eventually { try device.connectionCount() == 0 }
         try eventually { try device.inspect { $0.host.sockets.allSatisfy { $0 == nil } && $0.host.lingering.isEmpty } }

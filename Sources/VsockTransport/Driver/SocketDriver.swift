@@ -12,7 +12,7 @@ import VsockWire
 /// See the top of the file.
 public final class SocketDriver: @unchecked Sendable {
     // Unchecked: the carrier is guarded by the table's lock but for what only its thread touches.
-    private let carrier: DriverCarrier
+    let carrier: DriverCarrier
     private let thread: WorkerThread
 
     /// Connects to the back-end that listens on `path` and starts the device.

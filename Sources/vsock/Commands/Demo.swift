@@ -30,7 +30,7 @@ struct Demo: ParsableCommand {
 
     func run() throws {
         SignalReceiver.ignoreBrokenPipe()
-        if insideGuest { return try DemoGuest(sockets: KernelGuestSockets(), name: "guest").run() }
+        if insideGuest { return try DemoGuest { try DescriptorSocket(kernel: $0) }.run() }
         let directory = try TemporaryDirectory()
         let path = directory.path + "/vm.vsock"
         let socket = directory.path + "/vm.sock"
@@ -58,8 +58,9 @@ struct Demo: ParsableCommand {
             }
         }
         Console.say("guest:  the package's own user-space driver")
-        let driver = try VsockDriver(path: socket)
-        try DemoGuest(sockets: DriverGuestSockets(sockets: DriverSockets(driver)), name: "guest").run()
+        let driver = try SocketDriver(path: socket)
+        defer { driver.stop() }
+        try DemoGuest { driver.makeSocket($0) }.run()
         return "the package's own driver (no Linux guest is installed)"
     }
 

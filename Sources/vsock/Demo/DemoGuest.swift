@@ -2,23 +2,8 @@
 //
 // What the guest does in the demonstration, over whatever sockets it has.
 
-import VsockSystem
+import VsockTransport
 import VsockWire
-
-/// The sockets of a guest: the kernel's in a Linux guest, the driver's in the package's own.
-protocol DemoGuestSockets {
-    associatedtype Socket
-
-    func listen(_ type: SocketType, port: UInt32) throws
-    func accept(port: UInt32) throws -> Socket
-    func connect(_ type: SocketType, port: UInt32) throws -> Socket
-    /// Sends all bytes; one record on a seqpacket socket.
-    func send(_ bytes: [UInt8], to socket: Socket) throws
-    /// Some bytes of a stream, or one record; nil at the end.
-    func receive(_ socket: Socket) throws -> [UInt8]?
-    func finishSending(_ socket: Socket) throws
-    func close(_ socket: Socket) throws
-}
 
 /// What crosses in the demonstration, known to both sides.
 enum DemoTraffic {
@@ -27,6 +12,8 @@ enum DemoTraffic {
     static let guestPort: UInt32 = 1003
     static let streamByteCount = 8 << 20
     static let timeoutNanoseconds: UInt64 = 10_000_000_000
+    /// Bytes of a buffer that takes any of the records.
+    static let capacity = 512 * 1024
 
     /// Records of very different sizes, the last as large as a connection's buffer.
     static let records: [[UInt8]] = [
@@ -52,54 +39,85 @@ enum DemoTraffic {
 }
 
 /// The guest's part.
-struct DemoGuest<Sockets: DemoGuestSockets> {
-    let sockets: Sockets
-    let name: String
+struct DemoGuest {
+    /// The kernel's sockets in a Linux guest, the driver's in the package's own.
+    let makeSocket: (SocketType) throws -> any ConnectibleSocket
 
     func run() throws {
-        try sockets.listen(.seqpacket, port: DemoTraffic.guestPort)
+        let listener = try makeSocket(.seqpacket)
+        defer { listener.close() }
+        try listener.set(.receiveTimeout(.nanoseconds(DemoTraffic.timeoutNanoseconds)))
+        try listener.bind(to: VsockAddress(cid: .any, port: .init(rawValue: DemoTraffic.guestPort)))
+        try listener.listen(backlog: 8)
         try exchangeRecords()
         try exchangeStream()
-        try serveHost()
+        try serveHost(listener)
     }
 
     private func exchangeRecords() throws {
-        let socket = try sockets.connect(.seqpacket, port: DemoTraffic.recordPort)
-        for record in DemoTraffic.records { try sockets.send(record, to: socket) }
+        let socket = try connect(.seqpacket, port: DemoTraffic.recordPort)
+        defer { socket.close() }
+        for record in DemoTraffic.records { try socket.sendAll(record) }
         for expected in DemoTraffic.records {
-            guard let record = try sockets.receive(socket), record == expected else {
+            guard let record = try socket.next(), record == expected else {
                 throw Failure("a record came back changed")
             }
-            Console.say("\(name): record from the host: \(DemoTraffic.describe(record))")
+            Console.say("guest: record from the host: \(DemoTraffic.describe(record))")
         }
-        try sockets.close(socket)
     }
 
     private func exchangeStream() throws {
-        let socket = try sockets.connect(.stream, port: DemoTraffic.streamPort)
+        let socket = try connect(.stream, port: DemoTraffic.streamPort)
+        defer { socket.close() }
         let sent = DemoTraffic.pattern(DemoTraffic.streamByteCount, seed: 3)
         var received: [UInt8] = []
         var offset = 0
         // The host echoes as it reads: take what has come back before sending more, or both sides fill up.
         while offset < sent.count {
             let end = min(offset + 128 * 1024, sent.count)
-            try sockets.send(Array(sent[offset..<end]), to: socket)
+            try socket.sendAll(sent[offset..<end])
             offset = end
-            while received.count < offset, let bytes = try sockets.receive(socket) { received += bytes }
+            while received.count < offset, let bytes = try socket.next() { received += bytes }
         }
-        try sockets.finishSending(socket)
-        while let bytes = try sockets.receive(socket) { received += bytes }
+        try socket.shutdown(.send)
+        while let bytes = try socket.next() { received += bytes }
         guard received == sent else { throw Failure("the stream came back changed") }
-        Console.say("\(name): stream: \(sent.count) bytes there and back, equal")
-        try sockets.close(socket)
+        Console.say("guest: stream: \(sent.count) bytes there and back, equal")
     }
 
-    private func serveHost() throws {
-        let socket = try sockets.accept(port: DemoTraffic.guestPort)
-        while let record = try sockets.receive(socket) {
-            Console.say("\(name): record on a connection of the host: \(DemoTraffic.describe(record))")
-            try sockets.send(record, to: socket)
+    private func serveHost(_ listener: any ConnectibleSocket) throws {
+        let socket = try listener.accept()
+        defer { socket.close() }
+        while let record = try socket.next() {
+            Console.say("guest: record on a connection of the host: \(DemoTraffic.describe(record))")
+            try socket.sendAll(record)
         }
-        try sockets.close(socket)
+    }
+
+    private func connect(_ type: SocketType, port: UInt32) throws -> any ConnectibleSocket {
+        let socket = try makeSocket(type)
+        try socket.connect(to: VsockAddress(cid: .host, port: VsockAddress.Port(rawValue: port)))
+        return socket
+    }
+}
+
+extension ConnectibleSocket {
+    /// Sends all bytes; one record on a seqpacket socket.
+    fileprivate func sendAll(_ bytes: some Collection<UInt8>) throws {
+        let bytes = Array(bytes)
+        let options = SendOptions(timeoutNanoseconds: DemoTraffic.timeoutNanoseconds)
+        let count = try bytes.withUnsafeBytes { try send($0, options) }
+        guard count == bytes.count else { throw Failure("the host does not read") }
+    }
+
+    /// Some bytes of a stream, or one record; nil at the end.
+    fileprivate func next() throws -> [UInt8]? {
+        let options = ReceiveOptions(timeoutNanoseconds: DemoTraffic.timeoutNanoseconds)
+        var result = ReceiveResult()
+        let bytes = try [UInt8](unsafeUninitializedCapacity: DemoTraffic.capacity) { buffer, count in
+            result = try receive(into: UnsafeMutableRawBufferPointer(buffer), options)
+            count = result.count
+        }
+        return result.isEnd ? nil : bytes
     }
 }

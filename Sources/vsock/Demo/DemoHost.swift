@@ -69,7 +69,7 @@ struct DemoHost {
     private func receive(_ descriptor: Int32) throws -> [UInt8]? {
         try wait(descriptor, .readable)
         var end: [UInt8]?
-        try withUnsafeTemporaryAllocation(byteCount: 512 * 1024, alignment: 16) { buffer in
+        try withUnsafeTemporaryAllocation(byteCount: DemoTraffic.capacity, alignment: 16) { buffer in
             switch DescriptorIO.receive(descriptor, into: buffer) {
             case .count(0), .failed(.connectionReset): end = nil
             case .count(let count): end = Array(buffer[..<count])

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A host program that runs beside the test, which is busy being the guest.
+// What runs beside a test, and what a test waits for.
 
 import Synchronization
 import VsockCore
@@ -33,44 +33,22 @@ final class Background<Value: Sendable>: Sendable {
         }
     }
 
-    /// Whether the closure has returned.
-    var isFinished: Bool { outcome.result.withLock { $0 != nil } }
-
     /// Waits for it.
     func value() throws -> Value {
         thread.join()
         guard let result = outcome.result.withLock({ $0 }) else { throw TestFailure("no result") }
         return try result.get()
     }
-
-    /// Waits for it while `guest` is served.
-    func value(serving guest: DriverSockets) throws -> Value {
-        try guest.serve { self.isFinished }
-        return try value()
-    }
-}
-
-extension DriverSockets {
-    /// Serves the driver until something outside of it holds, which is looked at again every few milliseconds.
-    func serve(until condition: () -> Bool) throws {
-        let deadline = MonotonicClock.now() + testDeadline
-        while !condition() {
-            guard MonotonicClock.now() < deadline else { throw TestFailure("it does not happen") }
-            do {
-                try wait(2_000_000) { _ in condition() }
-            } catch SocketError.timedOut {
-                continue
-            }
-        }
-    }
 }
 
 /// Waits for something that another thread or the kernel does, without a descriptor that tells.
-func eventually(_ condition: () throws -> Bool) throws {
+func eventually(_ condition: () throws -> Bool, file: String = #fileID, line: Int = #line) throws {
     let deadline = MonotonicClock.now() + testDeadline
     let never = try EventNotifier()
     while try !condition() {
-        guard MonotonicClock.now() < deadline else { throw TestFailure("it does not happen") }
+        guard MonotonicClock.now() < deadline else {
+            throw TestFailure("what \(file):\(line) waits for does not happen")
+        }
         _ = try DescriptorIO.waitUntilReady(never.rawDescriptor, for: .readable, timeoutNanoseconds: 1_000_000)
     }
 }

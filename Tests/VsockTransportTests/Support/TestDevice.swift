@@ -96,8 +96,12 @@ final class TestDevice {
     // MARK: The two sides
 
     /// A guest with sockets.
-    func guest(_ adjust: (inout VsockDriver.Options) -> Void = { _ in }) throws -> DriverSockets {
-        DriverSockets(try driver(adjust))
+    func guest(_ adjust: (inout VsockDriver.Options) -> Void = { _ in }) throws -> GuestSockets {
+        var options = VsockDriver.Options()
+        adjust(&options)
+        let guest = try GuestSockets(path: socketPath, options: options)
+        try waitUntilReady()
+        return guest
     }
 
     /// A guest's driver.
@@ -105,10 +109,12 @@ final class TestDevice {
         var options = VsockDriver.Options()
         adjust(&options)
         let driver = try VsockDriver(path: socketPath, options: options)
-        // The driver has been acknowledged; the device looks at its queues in the next iteration.
-        try eventually { try inspect { $0.isReady } }
+        try waitUntilReady()
         return driver
     }
+
+    /// The driver has been acknowledged; the device looks at its queues in the next iteration.
+    private func waitUntilReady() throws { try eventually { try inspect { $0.isReady } } }
 
     /// A host program that listens for the guest.
     func listen(_ type: UnixSocketType, port: UInt32, backlog: Int = 128) throws -> UnixListener {
@@ -145,8 +151,9 @@ private final class ServerBox: @unchecked Sendable {
 /// A connection between a host program and a guest, whichever of them asked for it.
 struct ConnectedPair {
     let host: HostProgram
-    let guest: DriverSockets
-    let id: ConnectionID
+    let guest: GuestSockets
+    /// The guest's end.
+    let socket: any ConnectibleSocket
 }
 
 extension ConnectedPair {
@@ -154,32 +161,29 @@ extension ConnectedPair {
     enum Initiator: CaseIterable, Sendable { case host, guest }
 
     init(
-        _ device: TestDevice, _ guest: DriverSockets, _ type: UnixSocketType, from initiator: Initiator,
+        _ device: TestDevice, _ guest: GuestSockets, _ type: UnixSocketType, from initiator: Initiator,
         port: UInt32 = 5000
     ) throws {
         let socketType: SocketType = type == .stream ? .stream : .seqpacket
         switch initiator {
         case .guest:
             let listener = try device.listen(type, port: port)
-            let id = try guest.connect(
-                socketType, to: VsockAddress(cid: .host, port: .init(rawValue: port)),
-                timeoutNanoseconds: testDeadline)
-            self.init(host: try listener.take(), guest: guest, id: id)
+            let socket = try guest.connect(socketType, port: port)
+            self.init(host: try listener.take(), guest: guest, socket: socket)
         case .host:
-            // Stays from an earlier connection to the port.
-            try? guest.listen(socketType, port: port)
+            try guest.listen(socketType, port: port)
             let client = try device.client(type)
             try client.send("CONNECT \(port)\n")
-            let id = try guest.accept(port: port, timeoutNanoseconds: testDeadline)
+            let socket = try guest.accept(port: port)
             let line = try client.receiveLine()
             guard line?.hasPrefix("OK ") == true else { throw TestFailure("no OK: \(line ?? "closed")") }
-            self.init(host: client, guest: guest, id: id)
+            self.init(host: client, guest: guest, socket: socket)
         }
     }
 
-    func send(_ bytes: [UInt8]) throws { try guest.send(bytes, to: id, timeoutNanoseconds: testDeadline) }
+    func send(_ bytes: [UInt8]) throws { try socket.send(bytes) }
 
-    func receive() throws -> [UInt8]? { try guest.receive(id, timeoutNanoseconds: testDeadline)?.bytes }
+    func receive() throws -> [UInt8]? { try socket.receive() }
 
     /// So many bytes of a stream, in the guest.
     func receive(exactly byteCount: Int) throws -> [UInt8] {
@@ -202,6 +206,6 @@ extension ConnectedPair {
 
     /// Waits until the host has shut down these directions for the guest.
     func waitForShutdown(_ flags: ShutdownFlags) throws {
-        try guest.wait(testDeadline) { $0.peerShutdown(id).isSuperset(of: flags) }
+        try eventually { socket.peerShutdown.isSuperset(of: flags) }
     }
 }
