@@ -63,6 +63,20 @@ struct GuestToolTests {
         try shell.stop()
     }
 
+    @Test(
+        "vsock demo shows a real guest's records and their packets",
+        .enabled(if: Load.kernels.contains("uml"), "User Mode Linux is not among the guests to test with"))
+    func demo() throws {
+        let demo = try Program("vsock demo", [Place.command, "demo", "--guest", "linux"])
+        #expect(try demo.end(seconds: 120) == 0, "\(demo.transcript)")
+        let lines = demo.transcript.split(separator: "\n")
+        #expect(lines.contains { $0.hasPrefix("guest:  booting User Mode Linux") })
+        // One packet is a record of the standard framing, from the kernel, which says so in a flag.
+        #expect(lines.contains { $0.hasPrefix("packet: 3:") && $0.contains(" len=8 ") && $0.hasSuffix("(SEQ_EOM)") })
+        #expect(lines.contains { $0.hasPrefix("packet: 2:") && $0.contains(" op=SEQ_BEGIN ") })
+        #expect(lines.last?.hasPrefix("demo: SEQPACKET records and a stream crossed both ways") == true)
+    }
+
     /// Waits until a program of the host has bound its socket.
     private func awaitSocket(_ path: String) throws {
         let deadline = MonotonicClock.now() + 10_000_000_000

@@ -11,8 +11,9 @@ struct Demo: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Show records and a stream crossing between a guest and this host.",
         discussion: """
-            The guest is User Mode Linux when it is installed (apt install user-mode-linux), else the package's own \
-            user-space driver.
+            In the standard framing the guest is User Mode Linux when it is installed (apt install user-mode-linux), \
+            else the package's own user-space driver. In the framing of the RFC v5 series it is always the latter. Of \
+            the first records the packets are shown as they cross.
             """)
 
     /// Which guest to use.
@@ -30,47 +31,70 @@ struct Demo: ParsableCommand {
 
     func run() throws {
         SignalReceiver.ignoreBrokenPipe()
-        if insideGuest { return try DemoGuest { try DescriptorSocket(kernel: $0) }.run() }
+        if insideGuest {
+            return try DemoGuest(records: DemoTraffic.records(.standard)) { try DescriptorSocket(kernel: $0) }.run()
+        }
+        let kernel = try guestKernel()
+        Console.say("Standard framing (virtio 1.2, Linux since 5.14): a flag on the last packet of a record")
+        try show(.standard, kernel)
+        Console.say("\nFraming of the RFC v5 series: SEQ_BEGIN and SEQ_END around each record, of any size")
+        try show(.rfcV5, nil)
+        let guests =
+            kernel.map { "a User Mode Linux \($0.release) guest (standard framing) and \(Self.driverName) (RFC v5)" }
+            ?? "\(Self.driverName) (standard framing, RFC v5)"
+        Console.say("\ndemo: SEQPACKET records and a stream crossed both ways between this host and \(guests)")
+    }
+
+    private static let driverName = "the package's own driver"
+
+    /// The kernel of the Linux guest; nil for the package's own driver as guest.
+    private func guestKernel() throws -> GuestKernel? {
+        guard guest != .driver else { return nil }
+        do throws(GuestError) {
+            return try GuestKernel.find("uml")
+        } catch {
+            guard guest == .auto, case .notInstalled = error else { throw Failure("\(error)") }
+            Console.say("no Linux guest (\(error)): the package's own driver is the guest\n")
+            return nil
+        }
+    }
+
+    /// One device, its guest and its host program.
+    private func show(_ framing: SeqpacketMode, _ kernel: GuestKernel?) throws {
         let directory = try TemporaryDirectory()
         let path = directory.path + "/vm.vsock"
         let socket = directory.path + "/vm.sock"
         var log = Logger(label: "vsock", factory: { StreamLogHandler.standardError(label: $0) })
         log.logLevel = .warning
-        let daemon = try DeviceDaemon(
-            [VsockDeviceConfiguration(guestCID: 3, socketPath: socket, hybridPath: path)], workerLimit: 1, log: log)
+        var configuration = VsockDeviceConfiguration(guestCID: 3, socketPath: socket, hybridPath: path)
+        configuration.seqpacket = framing
+        configuration.tap = DemoTrace()
+        let daemon = try DeviceDaemon([configuration], workerLimit: 1, log: log)
         defer { daemon.stop() }
         Console.say("device: CID 3 at \(socket); the host's programs use \(path)…")
-        let host = try DemoHost(path: path)
+        let records = DemoTraffic.records(framing)
+        let host = try DemoHost(path: path, records: records)
         let hostRun = try BackgroundRun { try host.run() }
-        let guest = try runGuest(socket)
-        try hostRun.wait()
-        Console.say("demo: SEQPACKET records and a stream crossed both ways between this host and \(guest)")
-    }
-
-    /// Runs the guest's part; returns what the guest was.
-    private func runGuest(_ socket: String) throws -> String {
-        if guest != .driver {
-            do throws(GuestError) {
-                return try runLinux(socket)
-            } catch {
-                guard guest == .auto, case .notInstalled = error else { throw Failure("\(error)") }
-                Console.say("guest:  no Linux guest (\(error)); using the package's own driver")
-            }
+        if let kernel {
+            try runLinux(kernel, socket)
+        } else {
+            Console.say("guest:  \(Self.driverName), without a virtual machine")
+            let driver = try SocketDriver(path: socket)
+            defer { driver.stop() }
+            try DemoGuest(records: records) { driver.makeSocket($0) }.run()
         }
-        Console.say("guest:  the package's own user-space driver")
-        let driver = try SocketDriver(path: socket)
-        defer { driver.stop() }
-        try DemoGuest { driver.makeSocket($0) }.run()
-        return "the package's own driver (no Linux guest is installed)"
+        try hostRun.wait()
     }
 
-    private func runLinux(_ socket: String) throws(GuestError) -> String {
-        let kernel = try GuestKernel.find("uml")
+    private func runLinux(_ kernel: GuestKernel, _ socket: String) throws {
         Console.say("guest:  booting User Mode Linux \(kernel.release)")
         let configuration = GuestConfiguration(
             kernel: kernel, deviceSocket: socket, command: [CurrentProcess.executablePath, "demo", "--inside-guest"])
-        let status = try Guest.run(configuration)
-        guard status == 0 else { throw .bootFailed(reason: "its part ended with status \(status)", console: "") }
-        return "a User Mode Linux \(kernel.release) guest"
+        do throws(GuestError) {
+            let status = try Guest.run(configuration)
+            guard status == 0 else { throw .bootFailed(reason: "its part ended with status \(status)", console: "") }
+        } catch {
+            throw Failure("\(error)")
+        }
     }
 }

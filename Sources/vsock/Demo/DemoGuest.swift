@@ -5,41 +5,9 @@
 import VsockTransport
 import VsockWire
 
-/// What crosses in the demonstration, known to both sides.
-enum DemoTraffic {
-    static let recordPort: UInt32 = 1001
-    static let streamPort: UInt32 = 1002
-    static let guestPort: UInt32 = 1003
-    static let streamByteCount = 8 << 20
-    static let timeoutNanoseconds: UInt64 = 10_000_000_000
-    /// Bytes of a buffer that takes any of the records.
-    static let capacity = 512 * 1024
-
-    /// Records of very different sizes, the last as large as a connection's buffer.
-    static let records: [[UInt8]] = [
-        Array("a record".utf8), Array("and another: boundaries are kept".utf8), pattern(64 * 1024, seed: 1),
-        pattern(256 * 1024, seed: 2),
-    ]
-
-    /// Bytes that differ from place to place.
-    static func pattern(_ count: Int, seed: UInt64) -> [UInt8] {
-        var state = seed &* 0x9e37_79b9_7f4a_7c15 | 1
-        return (0..<count).map { _ in
-            state ^= state << 13
-            state ^= state >> 7
-            state ^= state << 17
-            return UInt8(truncatingIfNeeded: state >> 32)
-        }
-    }
-
-    /// A record in words: short ones in full.
-    static func describe(_ record: [UInt8]) -> String {
-        record.count < 64 ? "\"\(String(decoding: record, as: UTF8.self))\"" : "\(record.count) bytes"
-    }
-}
-
 /// The guest's part.
 struct DemoGuest {
+    let records: [[UInt8]]
     /// The kernel's sockets in a Linux guest, the driver's in the package's own.
     let makeSocket: (SocketType) throws -> any ConnectibleSocket
 
@@ -57,12 +25,10 @@ struct DemoGuest {
     private func exchangeRecords() throws {
         let socket = try connect(.seqpacket, port: DemoTraffic.recordPort)
         defer { socket.close() }
-        for record in DemoTraffic.records { try socket.sendAll(record) }
-        for expected in DemoTraffic.records {
-            guard let record = try socket.next(), record == expected else {
-                throw Failure("a record came back changed")
-            }
-            Console.say("guest: record from the host: \(DemoTraffic.describe(record))")
+        for record in records {
+            try socket.sendAll(record)
+            guard try socket.next() == record else { throw Failure("a record came back changed") }
+            Console.say("guest:  record from the host: \(DemoTraffic.describe(record))")
         }
     }
 
@@ -82,16 +48,13 @@ struct DemoGuest {
         try socket.shutdown(.send)
         while let bytes = try socket.next() { received += bytes }
         guard received == sent else { throw Failure("the stream came back changed") }
-        Console.say("guest: stream: \(sent.count) bytes there and back, equal")
+        Console.say("guest:  stream: \(sent.count) bytes there and back, equal")
     }
 
     private func serveHost(_ listener: any ConnectibleSocket) throws {
         let socket = try listener.accept()
         defer { socket.close() }
-        while let record = try socket.next() {
-            Console.say("guest: record on a connection of the host: \(DemoTraffic.describe(record))")
-            try socket.sendAll(record)
-        }
+        while let record = try socket.next() { try socket.sendAll(record) }
     }
 
     private func connect(_ type: SocketType, port: UInt32) throws -> any ConnectibleSocket {

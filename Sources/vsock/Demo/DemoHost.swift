@@ -8,13 +8,15 @@ import VsockTransport
 /// The host's part; the listeners exist from the start, so that a guest can connect as soon as it runs.
 struct DemoHost {
     private let path: String
-    private let records: UnixListener
-    private let streams: UnixListener
+    private let records: [[UInt8]]
+    private let recordListener: UnixListener
+    private let streamListener: UnixListener
 
-    init(path: String) throws {
+    init(path: String, records: [[UInt8]]) throws {
         self.path = path
-        records = try UnixListener(UnixAddress("\(path)_\(DemoTraffic.recordPort)"), type: .seqpacket)
-        streams = try UnixListener(UnixAddress("\(path)_\(DemoTraffic.streamPort)"), type: .stream)
+        self.records = records
+        recordListener = try UnixListener(UnixAddress("\(path)_\(DemoTraffic.recordPort)"), type: .seqpacket)
+        streamListener = try UnixListener(UnixAddress("\(path)_\(DemoTraffic.streamPort)"), type: .stream)
     }
 
     func run() throws {
@@ -24,22 +26,22 @@ struct DemoHost {
     }
 
     private func echoRecords() throws {
-        let socket = try accept(records)
+        let socket = try accept(recordListener)
         try SocketOptions.setSendBuffer(socket.rawValue, byteCount: 1 << 20)
         while let record = try receive(socket.rawValue) {
-            Console.say("host:  record from the guest: \(DemoTraffic.describe(record))")
+            Console.say("host:   record from the guest: \(DemoTraffic.describe(record))")
             try send(record, socket.rawValue)
         }
     }
 
     private func echoStream() throws {
-        let socket = try accept(streams)
+        let socket = try accept(streamListener)
         var byteCount = 0
         while let bytes = try receive(socket.rawValue) {
             byteCount += bytes.count
             try send(bytes, socket.rawValue)
         }
-        Console.say("host:  stream from the guest: \(byteCount) bytes, echoed")
+        Console.say("host:   stream from the guest: \(byteCount) bytes, echoed")
     }
 
     /// Connects to the guest as any host program does.
@@ -51,11 +53,11 @@ struct DemoHost {
         guard let answer = try receive(socket.rawValue), answer.starts(with: "OK ".utf8) else {
             throw Failure("the guest does not listen on port \(DemoTraffic.guestPort)")
         }
-        for record in DemoTraffic.records {
+        for record in records {
             try send(record, socket.rawValue)
             guard try receive(socket.rawValue) == record else { throw Failure("the guest's echo differs") }
         }
-        Console.say("host:  \(DemoTraffic.records.count) records to a port of the guest and back, equal")
+        Console.say("host:   \(records.count) records to a port of the guest and back, equal")
     }
 
     // MARK: Sockets with a deadline
