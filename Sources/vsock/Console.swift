@@ -7,6 +7,9 @@ enum Console {
     /// Writes a line to standard output.
     static func say(_ text: String) { write(text + "\n", to: 1) }
 
+    /// Writes the beginning of a line to standard output.
+    static func begin(_ text: String) { write(text, to: 1) }
+
     /// Writes a line to standard error.
     static func report(_ text: String) { write(text + "\n", to: 2) }
 

@@ -9,5 +9,7 @@ struct VsockCommand: ParsableCommand {
     static let configuration = CommandConfiguration(
         commandName: "vsock",
         abstract: "Virtio sockets for virtual machines, with SOCK_SEQPACKET, in user space.",
-        subcommands: [Serve.self, Connect.self, Listen.self, GuestCommand.self, Dump.self, Demo.self])
+        subcommands: [
+            Serve.self, Connect.self, Listen.self, GuestCommand.self, Dump.self, TestCommand.self, Demo.self,
+        ])
 }

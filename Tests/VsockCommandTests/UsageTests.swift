@@ -12,7 +12,12 @@ import Testing
             "connect --record-size 5 3 4", "connect --seqpacket --record-size 0 3 4",
             "connect --seqpacket --record-size 16777217 3 4", "connect --seqpacket --null --record-size 5 3 4",
             "connect --buffer-size 0 3 4", "listen", "listen x", "listen 4294967295", "listen 1 2", "listen --bogus 1",
-            "nonsense",
+            "test", "test --transport loopback --mode client", "test --transport driver:/s --mode server",
+            "test --mode client --peer-cid 3 --control-port 5", "test --mode both --peer-cid 3 --control-port 5",
+            "test --mode server --control-port 5", "test --mode server --control-port 65536 --peer-cid 3",
+            "test --peer-cid 3", "test --transport loopback --pick 26", "test --transport loopback --skip -1",
+            "test --transport loopback --suite rfc-v5 --pick 8", "test --suite linux-5.4 --list",
+            "test --transport loopback --peer-port 4294967295", "nonsense",
         ])
     func wrong(line: String) throws {
         try check(line.split(separator: " ").map(String.init))
@@ -33,7 +38,7 @@ import Testing
         }
     }
 
-    @Test("help is no error", arguments: ["connect", "listen"])
+    @Test("help is no error", arguments: ["connect", "listen", "test"])
     func help(command: String) throws {
         let running = try RunningCommand([command, "--help"], inputPath: "/dev/null")
         #expect(try readAllText(running.output).contains("USAGE: vsock \(command) [options]"))

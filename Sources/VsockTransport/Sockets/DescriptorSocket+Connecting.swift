@@ -56,7 +56,7 @@ extension DescriptorSocket {
             }
             guard let accepted else { return .blocked(ticket) }
             let socket = DescriptorSocket(family, type)
-            socket.settingsInForce = settings
+            socket.settingsInForce = settings.inherited
             socket.hybridLocal = boundPort
             socket.hybridSendBuffer = lock.withLock { hybridSendBuffer }
             socket.adopt(accepted)

@@ -128,6 +128,12 @@ public final class DescriptorSocket: ConnectibleSocket, @unchecked Sendable {
             if case .kernel = family, ready.contains(.readHangUp), case .failed = DescriptorIO.sendNothing(raw) {
                 ready.insert(.hangUp)
             }
+            // Unix sockets know no SO_RCVLOWAT.
+            if case .hybrid = family, ready.isDisjoint(with: [.readHangUp, .hangUp, .error]),
+                settings.receiveLowWaterMark > 1, unreadByteCount < settings.receiveLowWaterMark
+            {
+                ready.remove(.readable)
+            }
             return ready
         }
         return ready ?? []

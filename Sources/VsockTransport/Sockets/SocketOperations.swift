@@ -116,6 +116,15 @@ public struct SocketSettings: Sendable, Equatable {
         self.bufferSize = bufferSize
         bufferMaximumSize = bufferSize
     }
+
+    /// What a connection has of its listener (Linux: __vsock_create with a parent): buffers and connect timeout.
+    var inherited: SocketSettings {
+        var settings = self
+        settings.receiveTimeoutNanoseconds = 0
+        settings.sendTimeoutNanoseconds = 0
+        settings.receiveLowWaterMark = 1
+        return settings
+    }
 }
 
 /// One option to set.

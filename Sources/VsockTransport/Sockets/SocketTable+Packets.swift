@@ -101,7 +101,7 @@ extension SocketTable {
         guard let listener = ports[header.destinationPort], listener.state == .listening,
             let snapshot = endpoint.snapshot(id)
         else { return endpoint.abort(id) }
-        let socket = TableSocket(self, snapshot.type, listener.settingsInForce)
+        let socket = TableSocket(self, snapshot.type, listener.settingsInForce.inherited)
         socket.becomeAccepted(
             port: snapshot.localPort,
             peer: VsockAddress(

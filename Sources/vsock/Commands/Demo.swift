@@ -74,7 +74,7 @@ struct Demo: ParsableCommand {
         Console.say("device: CID 3 at \(socket); the host's programs use \(path)…")
         let records = DemoTraffic.records(framing)
         let host = try DemoHost(path: path, records: records)
-        let hostRun = try BackgroundRun { try host.run() }
+        let hostRun = try BackgroundRun(name: "host") { try host.run() }
         if let kernel {
             try runLinux(kernel, socket)
         } else {

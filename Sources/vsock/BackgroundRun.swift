@@ -12,10 +12,10 @@ final class BackgroundRun: Sendable {
         let value = Mutex<(any Error)?>(nil)
     }
 
-    init(_ body: @escaping @Sendable () throws -> Void) throws(SystemCallError) {
+    init(name: String, _ body: @escaping @Sendable () throws -> Void) throws(SystemCallError) {
         let failure = FailureBox()
         self.failure = failure
-        thread = try WorkerThread(name: "host") {
+        thread = try WorkerThread(name: name) {
             do {
                 try body()
             } catch {
