@@ -106,36 +106,13 @@ final class RunningCommand {
 /// A wait was too long.
 struct Deadline: Error {}
 
-/// A directory that goes with the object, with the files in it.
-final class TemporaryDirectory: Sendable {
-    let path: String
-
-    init() throws {
-        var template = Array("/tmp/vsock-command-XXXXXX".utf8CString)
-        let made = template.withUnsafeMutableBufferPointer { $0.baseAddress.flatMap { mkdtemp($0) } }
-        path = try String(cString: #require(made))
-    }
-
+extension TemporaryDirectory {
     func file(_ name: String) -> String { "\(path)/\(name)" }
 
     /// Makes a file.
     func write(_ bytes: [UInt8], to name: String) throws -> String {
         let path = file(name)
-        let descriptor = OwnedFileDescriptor(owning: open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0o600))
-        try writeAll(descriptor.rawValue, bytes)
+        try FileSystem.write(bytes, to: path)
         return path
-    }
-
-    deinit {
-        if let directory = opendir(path) {
-            while let entry = readdir(directory) {
-                let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
-                    String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
-                }
-                if name != ".", name != ".." { unlink(file(name)) }
-            }
-            closedir(directory)
-        }
-        rmdir(path)
     }
 }

@@ -1,23 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A directory for the sockets of one test; its path is short, because a Unix socket's must be.
+// What tests ask of a directory for their sockets.
 
 import Glibc
 import Testing
+import VsockSystem
 
-/// A directory that goes with the object, with the files in it.
-final class TemporaryDirectory: Sendable {
-    let path: String
-
-    init() throws {
-        var template = Array("/tmp/vt-XXXXXX".utf8CString)
-        let made = template.withUnsafeMutableBufferPointer { $0.baseAddress.flatMap { mkdtemp($0) } }
-        path = try String(cString: #require(made))
-    }
-
+extension TemporaryDirectory {
     func file(_ name: String) -> String { "\(path)/\(name)" }
 
-    func exists(_ name: String) -> Bool { access(file(name), F_OK) == 0 }
+    func exists(_ name: String) -> Bool { FileSystem.exists(file(name)) }
 
     /// A file's permissions.
     func mode(_ name: String) -> UInt32? {
@@ -26,26 +18,10 @@ final class TemporaryDirectory: Sendable {
     }
 
     /// The names in it, sorted.
-    var names: [String] {
-        guard let directory = opendir(path) else { return [] }
-        defer { closedir(directory) }
-        var names: [String] = []
-        while let entry = readdir(directory) {
-            let name = withUnsafeBytes(of: &entry.pointee.d_name) { bytes in
-                String(decoding: bytes.prefix { $0 != 0 }, as: UTF8.self)
-            }
-            if name != ".", name != ".." { names.append(name) }
-        }
-        return names.sorted()
-    }
+    var names: [String] { (try? FileSystem.names(in: path)) ?? [] }
 
     /// Puts a regular file there.
-    func createFile(_ name: String) { close(open(file(name), O_CREAT | O_WRONLY, 0o600)) }
-
-    deinit {
-        for name in names { unlink(file(name)) }
-        rmdir(path)
-    }
+    func createFile(_ name: String) { try? FileSystem.write([], to: file(name)) }
 }
 
 /// A socket file without a listener, as a process that died leaves it.
