@@ -6,6 +6,7 @@
 import Logging
 import Synchronization
 import VsockCore
+import VsockSystem
 import VsockTransport
 import VsockWire
 
@@ -27,6 +28,36 @@ final class TransportInstance: Sendable {
     init(_ kind: VsockTransport.Kind) { self.kind = kind }
 
     deinit { close() }
+
+    /// Whether there is nothing to open any more.
+    var isOpen: Bool {
+        switch kind {
+        case .uds, .kernel, .loopback: true
+        case .driver, .device:
+            carrier.withLock { carrier in
+                if case .none = carrier { false } else { true }
+            }
+        }
+    }
+
+    func localCID() throws(TransportError) -> VsockAddress.ContextID {
+        switch kind {
+        case .loopback: return .local
+        case .device, .uds: return .host
+        case .kernel:
+            do throws(SystemCallError) {
+                return VsockAddress.ContextID(rawValue: try VsockKernelSocket.localCID())
+            } catch {
+                throw TransportError("kernel: \(error)")
+            }
+        case .driver:
+            try open()
+            return try carrier.withLock { (carrier) throws(TransportError) in
+                guard case .driver(let driver) = carrier else { throw TransportError("the transport is closed") }
+                return driver.guestCID
+            }
+        }
+    }
 
     func open() throws(TransportError) {
         try carrier.withLock { (carrier) throws(TransportError) in

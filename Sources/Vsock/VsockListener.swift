@@ -6,8 +6,11 @@ import VsockWire
 
 /// A listening socket; a sequence of the connections that come.
 ///
-/// Connections are established before they are taken from the sequence, up to the backlog. The sequence ends when the
-/// listener is closed, and throws when its task is cancelled or the transport goes.
+/// Connections are established before they are taken from the sequence, up to the backlog; what exceeds it is refused.
+/// Several tasks may take connections: each gets others. The sequence ends when the listener is closed, and throws when
+/// its task is cancelled, when the transport goes, and when the process has no descriptor left for a connection; after
+/// the latter, and after a cancellation, it can be iterated again, and no connection is lost. The listener is closed
+/// with its last reference.
 public final class VsockListener: Sendable, AsyncSequence {
     private let socket: any ConnectibleSocket
     private let transport: VsockTransport
@@ -19,11 +22,13 @@ public final class VsockListener: Sendable, AsyncSequence {
 
     deinit { socket.close() }
 
-    /// Listens on a port.
+    /// Listens on a port: socket(2), bind(2) and listen(2).
     /// - Parameters:
+    ///   - type: of the connections; a connection of the other type is refused.
     ///   - port: `.any` for one that is free: see ``address``.
     ///   - cid: `.any`, or the context ID of this side.
     ///   - backlog: connections that may wait to be taken.
+    ///   - transport: the way that connections come, which is opened if it is not open.
     ///   - options: inherited by the connections, for example the buffer size.
     /// - Throws: ``TransportError``; ``SocketError/addressInUse``, also when a listener of the other type has the port;
     ///   ``SocketError/addressNotAvailable``; ``SocketError/accessDenied``.
@@ -43,20 +48,31 @@ public final class VsockListener: Sendable, AsyncSequence {
         _ type: SocketType, port: VsockAddress.Port, cid: VsockAddress.ContextID = .any, backlog: Int = 128,
         on transport: VsockTransport, options: [SocketOption] = []
     ) async throws -> VsockListener {
-        try bindBlocking(type, port: port, cid: cid, backlog: backlog, on: transport, options: options)
+        try await transport.openSuspended()
+        return try bindBlocking(type, port: port, cid: cid, backlog: backlog, on: transport, options: options)
     }
 
-    /// The address that is listened on.
+    /// The address that is listened on, getsockname(2). The context ID is the one that was asked for.
     public var address: VsockAddress { socket.localAddress }
+    /// Stream or seqpacket, SO_TYPE.
+    public var type: SocketType { socket.type }
+    /// Options in force, which connections inherit.
+    public var settings: SocketSettings { socket.settings }
+    /// Readiness now, poll(2): readable when a connection waits.
+    public var readiness: SocketReadiness { socket.readiness }
 
-    /// Waits for a connection.
-    /// - Throws: ``SocketError/badDescriptor`` after a close, ``SocketError/cancelled``, ``SocketError/noDevice`` when
+    /// Sets an option, setsockopt(2), for the connections that come from now on; SO_RCVTIMEO holds for ``accept()``.
+    /// - Throws: as ``VsockSocket/set(_:)``.
+    public func set(_ option: SocketOption) throws(SocketError) { try socket.set(option) }
+
+    /// Waits for a connection, accept(2).
+    /// - Throws: ``SocketError/wouldBlock`` after SO_RCVTIMEO, ``SocketError/badDescriptor`` after a close, ``SocketError/cancelled``, ``SocketError/noDevice`` when
     ///   the transport has gone.
     nonisolated(nonsending) public func accept() async throws(SocketError) -> VsockSocket {
         VsockSocket(try await socket.accept(), transport)
     }
 
-    /// Blocks the thread until a connection comes.
+    /// Blocks the thread until a connection comes: see ``accept()``.
     public func acceptBlocking() throws(SocketError) -> VsockSocket {
         VsockSocket(try socket.accept(), transport)
     }

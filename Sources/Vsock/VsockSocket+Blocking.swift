@@ -24,8 +24,8 @@ extension VsockSocket {
     public struct Blocking: Sendable {
         let socket: VsockSocket
 
-        /// Sends all bytes, as one record on a seqpacket socket: see ``VsockSocket/send(_:endOfRecord:)``. With
-        /// `options.doesNotWait` it does not block.
+        /// Sends all bytes, as one record on a seqpacket socket: see ``VsockSocket/send(_:options:)-(RawSpan,_)``. With
+        /// MSG_DONTWAIT it does not block.
         @discardableResult
         public func send(
             _ bytes: RawSpan, options: SendOptions = SendOptions()
@@ -33,14 +33,20 @@ extension VsockSocket {
             try bytes.withUnsafeBytes { (bytes) throws(SocketError) in try socket.socket.send(bytes, options) }
         }
 
-        /// As the other `send`.
+        /// Sends an array, as the other `send`.
+        @discardableResult
+        public func send(_ bytes: [UInt8], options: SendOptions) throws(SocketError) -> Int {
+            try send(bytes.span.bytes, options: options)
+        }
+
+        /// Sends an array, as the other `send`.
         @discardableResult
         public func send(
             _ bytes: [UInt8], endOfRecord: Bool = false
         ) throws(SocketError) -> Int { try send(bytes.span.bytes, options: SendOptions(endOfRecord: endOfRecord)) }
 
         /// Receives bytes of a stream or one record into the whole of `buffer`: see
-        /// ``VsockSocket/receive(into:options:)``. With `options.doesNotWait` it does not block.
+        /// ``VsockSocket/receive(into:options:)-(MutableRawSpan,_)``. With MSG_DONTWAIT it does not block.
         public func receive(
             into buffer: inout MutableRawSpan, options: ReceiveOptions = ReceiveOptions()
         ) throws(SocketError) -> ReceiveResult {
@@ -49,13 +55,25 @@ extension VsockSocket {
             }
         }
 
-        /// As the other `receive`.
+        /// Receives into the whole of an array, whose count stays as it is, as the other `receive`.
         public func receive(
             into buffer: inout [UInt8], options: ReceiveOptions = ReceiveOptions()
         ) throws(SocketError) -> ReceiveResult {
             var span = buffer.mutableSpan
             return try span.withUnsafeMutableBytes { (bytes) throws(SocketError) in
                 try socket.socket.receive(into: bytes, options)
+            }
+        }
+
+        /// Receives behind what `buffer` has already: see ``VsockSocket/receive(appendingTo:options:)``.
+        public func receive(
+            appendingTo buffer: inout OutputRawSpan, options: ReceiveOptions = ReceiveOptions()
+        ) throws(SocketError) -> ReceiveResult {
+            try buffer.withUnsafeMutableBytes { (bytes, count) throws(SocketError) in
+                let result = try socket.socket.receive(
+                    into: UnsafeMutableRawBufferPointer(rebasing: bytes[count...]), options)
+                count += result.count
+                return result
             }
         }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Ways to reach a vsock peer; the grammar that names them is in VsockTransport+Text. The file imports what it needs by name: the type
-// here is called like the module below.
+// Ways to reach a vsock peer; the grammar that names them is in VsockTransport+Text. The file imports what it needs by
+// name: the type here is called like the module below.
 
 import Logging
 import Synchronization
@@ -97,7 +97,8 @@ public struct VsockTransport: Sendable, CustomStringConvertible {
         }
     }
 
-    /// Opens the transport, which the first socket would do: a device's vhost-user socket exists afterwards.
+    /// Opens the transport, which the first socket would do: a device's vhost-user socket exists afterwards, and a driver
+    /// has spoken with its device. Blocks for that long; again it does nothing.
     /// - Throws: ``TransportError``
     public func open() throws(TransportError) { try instance.open() }
 
@@ -105,6 +106,33 @@ public struct VsockTransport: Sendable, CustomStringConvertible {
     /// first packet, too.
     /// - Throws: ``TransportError`` where there are no packets in this process: for `uds` and `kernel`.
     public func setTap(_ tap: (any PacketTap)?) throws(TransportError) { try instance.setTap(tap) }
+    /// As ``open()``, for tasks.
+    nonisolated(nonsending) func openSuspended() async throws(TransportError) {
+        guard !instance.isOpen else { return }
+        let instance = instance
+        let result = await withUnsafeContinuation { (continuation: UnsafeContinuation<Outcome, Never>) in
+            do throws(SystemCallError) {
+                // Not a task: the driver waits for its device, and tasks share few threads.
+                _ = try WorkerThread(name: "vsock-open") {
+                    do throws(TransportError) {
+                        continuation.resume(returning: .success(try instance.open()))
+                    } catch {
+                        continuation.resume(returning: .failure(error))
+                    }
+                }
+            } catch {
+                continuation.resume(returning: .failure(TransportError("\(self): \(error)")))
+            }
+        }
+        try result.get()
+    }
+
+    private typealias Outcome = Result<Void, TransportError>
+
+    /// The context ID of this side, IOCTL_VM_SOCKETS_GET_LOCAL_CID: `.local` of a loopback, `.host` of a device and of
+    /// `uds`, the guest's of a driver, the machine's of the kernel. Opens a driver, as ``open()``.
+    /// - Throws: ``TransportError``, also when the kernel has no vsock.
+    public func localCID() throws(TransportError) -> VsockAddress.ContextID { try instance.localCID() }
 
     /// Ends the transport: the peer's connections are reset, and all its sockets fail. It cannot be opened again.
     public func close() { instance.close() }

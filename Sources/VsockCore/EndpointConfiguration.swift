@@ -17,6 +17,8 @@ public struct EndpointConfiguration: Sendable {
     /// Resets owed to packets without a connection. A carrier stops taking packets when they are not fetched, which
     /// is the "additional resources" of virtio 1.3 "Socket Device / Virtqueue Flow Control".
     public static let defaultMaximumReplyCount = 256
+    /// Ports of outgoing connections where nobody asks for one: what clients of hybrid sockets know from Firecracker.
+    public static let defaultEphemeralPorts: ClosedRange<UInt32> = 0x4000_0000...0x7fff_ffff
 
     /// The context ID of this side.
     public var localCID: VsockAddress.ContextID
@@ -27,7 +29,7 @@ public struct EndpointConfiguration: Sendable {
     /// Receive buffer of a connection, in bytes.
     public var bufferByteCount = defaultBufferByteCount
     /// Local ports of outgoing connections.
-    public var ephemeralPorts: ClosedRange<UInt32> = 0x4000_0000...0x7fff_ffff
+    public var ephemeralPorts = defaultEphemeralPorts
     /// See ``defaultConnectTimeoutNanoseconds``.
     public var connectTimeoutNanoseconds = defaultConnectTimeoutNanoseconds
     /// See ``defaultCloseTimeoutNanoseconds``.

@@ -81,3 +81,8 @@ public enum SocketError: Error, Hashable, Sendable {
         (.cancelled, 125, "ECANCELED"),
     ]
 }
+
+extension SocketError: CustomStringConvertible {
+    /// The name of the errno, for example `ECONNRESET`.
+    public var description: String { name }
+}

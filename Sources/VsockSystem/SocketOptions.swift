@@ -55,33 +55,30 @@ public enum SocketOptions {
         return code == 0 ? nil : Errno(rawValue: code)
     }
 
-    /// FIONREAD: bytes that wait to be received; those of all records on a seqpacket socket.
-    public static func unreadByteCount(_ descriptor: Int32) throws(SystemCallError) -> Int {
-        var count: Int32 = 0
-        try checked("ioctl") { cvsock_get_unread(descriptor, &count) }
-        return Int(count)
+    /// SO_RCVLOWAT: bytes of a stream that make it readable. Unix sockets do not look at it in poll(2).
+    public static func setReceiveLowWaterMark(_ descriptor: Int32, byteCount: Int) throws(SystemCallError) {
+        try set(descriptor, level: SOL_SOCKET, name: SO_RCVLOWAT, to: Int32(clamping: byteCount))
     }
 
-    /// SIOCOUTQ: bytes that were sent and have not left the socket. Throws EOPNOTSUPP where the family does not count.
+    /// SO_PASSCRED of a Unix socket: everything that is received has credentials with it, an empty record too, but not
+    /// the end. Who gives recvmsg(2) no room for them gets ``MessageFlags/controlTruncated`` and so tells the two apart.
+    public static func setPassCredentials(_ descriptor: Int32) throws(SystemCallError) {
+        try set(descriptor, level: SOL_SOCKET, name: SO_PASSCRED, to: Int32(1))
+    }
+
+    /// SIOCOUTQ: bytes that were sent and have not reached the peer. Throws ENOTTY for AF_VSOCK before Linux 6.12.
     public static func unsentByteCount(_ descriptor: Int32) throws(SystemCallError) -> Int {
         var count: Int32 = 0
         try checked("ioctl") { cvsock_get_unsent(descriptor, &count) }
         return Int(count)
     }
 
-    /// SO_SNDTIMEO; 0 waits for ever.
-    public static func setSendTimeout(_ descriptor: Int32, nanoseconds: UInt64) throws(SystemCallError) {
-        var time = timeval()
-        time.tv_sec = .init(clamping: nanoseconds / 1_000_000_000)
-        time.tv_usec = .init(nanoseconds % 1_000_000_000 / 1000)
-        // Less than the kernel can say must not become "for ever".
-        if nanoseconds > 0, time.tv_sec == 0, time.tv_usec == 0 { time.tv_usec = 1 }
-        try set(descriptor, level: SOL_SOCKET, name: SO_SNDTIMEO, to: time)
-    }
-
-    /// SO_RCVLOWAT: what a receive waits for, and readiness.
-    public static func setReceiveLowWaterMark(_ descriptor: Int32, byteCount: Int) throws(SystemCallError) {
-        try set(descriptor, level: SOL_SOCKET, name: SO_RCVLOWAT, to: Int32(clamping: byteCount))
+    /// FIONREAD: bytes that wait to be received; those of all records on a seqpacket socket. Throws ENOTTY for AF_VSOCK
+    /// before Linux 6.17.
+    public static func unreadByteCount(_ descriptor: Int32) throws(SystemCallError) -> Int {
+        var count: Int32 = 0
+        try checked("ioctl") { cvsock_get_unread(descriptor, &count) }
+        return Int(count)
     }
 
     /// SO_TYPE: SOCK_STREAM, SOCK_SEQPACKET and so on.

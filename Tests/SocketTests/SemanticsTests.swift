@@ -89,6 +89,41 @@ struct SemanticsTests {
         listener.close()
     }
 
+    @Test("the context ID of this side")
+    func localCID() throws {
+        let ends = try Setup.driverToDevice.make()
+        #expect(try ends.listening.localCID() == .host)
+        #expect(try ends.connecting.localCID() == 42)
+        #expect(try VsockTransport.loopback.localCID() == .local)
+        #expect(try VsockTransport.uds("/tmp/vm").localCID() == .host)
+    }
+
+    @Test("a listener's options are those of its connections")
+    func inherited() async throws {
+        let ends = try Setup.loopback.make()
+        let listener = try await VsockListener.bind(.stream, port: 6, on: ends.listening)
+        #expect(listener.type == .stream && listener.readiness == [])
+        try listener.set(.bufferSize(8192))
+        try listener.set(.receiveTimeout(.milliseconds(1)))
+        #expect(listener.settings.bufferSize == 8192)
+        await expect(.wouldBlock) { try await listener.accept() }
+        let address = VsockAddress(cid: ends.cid, port: 6)
+        _ = try await VsockSocket.connect(.stream, to: address, over: ends.connecting)
+        #expect(listener.readiness == .readable)
+        #expect(try await listener.accept().settings.bufferSize == 8192)
+    }
+
+    @Test("a driver without a device says what it cannot reach")
+    func unopened() async throws {
+        let path = "/tmp/vsock-nowhere-\(UInt32.random(in: 0 ... .max)).sock"
+        do {
+            _ = try await VsockListener.bind(.stream, port: 1, on: .driver(path))
+            Issue.record("nobody listens there")
+        } catch let error as TransportError {
+            #expect(error.description.contains(path))
+        }
+    }
+
     @Test("a device without a guest: connecting times out")
     func timeout() async throws {
         let path = "/tmp/vsock-lonely-\(UInt32.random(in: 0 ... .max)).sock"

@@ -107,8 +107,8 @@ import VsockSystem
         #expect(gone.status == 1)
         #expect(
             gone.errorLine
-                == "vsock: connect \(device.path): No such file or directory: "
-                + "is the device running (vsock serve --uds-path \(device.path))?")
+                == "vsock: connect \(device.path): no device is there: "
+                + "is it running (vsock serve --uds-path \(device.path))?")
     }
 
     @Test("a path that is too long, or belongs to a live listener, is refused")

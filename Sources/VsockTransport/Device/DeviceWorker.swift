@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Logging
-import Synchronization
 import VsockSystem
 
 /// One thread with an event loop that serves some of a daemon's VMs.
@@ -68,23 +67,5 @@ final class DeviceWorker: Sendable {
             servers = []
             started.signal("\(error)")
         }
-    }
-}
-
-/// Hands the outcome of a start to the thread that waits for it.
-private final class StartSignal: Sendable {
-    private let notifier: EventNotifier
-    private let failure = Mutex<String?>(nil)
-
-    init() throws(SystemCallError) { notifier = try EventNotifier() }
-
-    func signal(_ failure: String?) {
-        self.failure.withLock { $0 = failure }
-        notifier.signal()
-    }
-
-    func wait() -> String? {
-        _ = try? DescriptorIO.waitUntilReady(notifier.rawDescriptor, for: .readable, timeoutNanoseconds: nil)
-        return failure.withLock { $0 }
     }
 }

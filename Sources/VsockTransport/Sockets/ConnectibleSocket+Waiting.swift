@@ -17,8 +17,8 @@ extension ConnectibleSocket {
         _ bytes: UnsafeRawBufferPointer, _ options: SendOptions = SendOptions()
     ) throws(SocketError) -> Int {
         var operation = SendOperation(options)
-        operation.blocksThread = true
         let deadline = sendDeadline(options)
+        operation.blocksThread = deadline == nil && !options.doesNotWait
         while true {
             guard case .blocked(let ticket) = try attemptSend(bytes, &operation) else { return operation.sentByteCount }
             let outcome = options.doesNotWait ? .timedOut : wait(ticket, until: deadline)
@@ -32,12 +32,11 @@ extension ConnectibleSocket {
     ) throws(SocketError) -> ReceiveResult {
         var operation = ReceiveOperation(options)
         let deadline = receiveDeadline(options)
+        var outcome = WaitOutcome.ready
         while true {
-            switch try attemptReceive(into: buffer, &operation) {
+            switch try receiveStep(buffer, &operation, outcome) {
             case .done(let result): return result
-            case .blocked(let ticket):
-                let outcome = options.doesNotWait ? .timedOut : wait(ticket, until: deadline)
-                if let result = try endReceive(buffer, &operation, outcome) { return result }
+            case .blocked(let ticket): outcome = options.doesNotWait ? .timedOut : wait(ticket, until: deadline)
             }
         }
     }
@@ -82,12 +81,12 @@ extension ConnectibleSocket {
     /// Sends all bytes, as one record on a seqpacket socket.
     @discardableResult
     nonisolated(nonsending) public func send(
-        _ bytes: [UInt8], _ options: SendOptions = SendOptions()
+        _ bytes: RawSpan, _ options: SendOptions = SendOptions()
     ) async throws(SocketError) -> Int {
         var operation = SendOperation(options)
         let deadline = sendDeadline(options)
         while true {
-            let attempt: Attempt<Int> = try bytes.span.bytes.withUnsafeBytes { (bytes) throws(SocketError) in
+            let attempt: Attempt<Int> = try bytes.withUnsafeBytes { (bytes) throws(SocketError) in
                 try attemptSend(bytes, &operation)
             }
             guard case .blocked(let ticket) = attempt else { return operation.sentByteCount }
@@ -98,22 +97,41 @@ extension ConnectibleSocket {
 
     /// Receives bytes of a stream, or one record, into the whole of `buffer`.
     nonisolated(nonsending) public func receive(
-        into buffer: inout [UInt8], _ options: ReceiveOptions = ReceiveOptions()
+        into buffer: inout MutableRawSpan, _ options: ReceiveOptions = ReceiveOptions()
+    ) async throws(SocketError) -> ReceiveResult {
+        try await receiveSuspended(options) { (operation, outcome) throws(SocketError) in
+            try buffer.withUnsafeMutableBytes { (bytes) throws(SocketError) in
+                try receiveStep(bytes, &operation, outcome)
+            }
+        }
+    }
+
+    /// Receives bytes of a stream, or one record, behind what `buffer` has.
+    nonisolated(nonsending) public func receive(
+        appendingTo buffer: inout OutputRawSpan, _ options: ReceiveOptions = ReceiveOptions()
+    ) async throws(SocketError) -> ReceiveResult {
+        try await receiveSuspended(options) { (operation, outcome) throws(SocketError) in
+            try buffer.withUnsafeMutableBytes { (bytes, count) throws(SocketError) in
+                let step = try receiveStep(
+                    UnsafeMutableRawBufferPointer(rebasing: bytes[count...]), &operation, outcome)
+                if case .done(let result) = step { count += result.count }
+                return step
+            }
+        }
+    }
+
+    nonisolated(nonsending) private func receiveSuspended(
+        _ options: ReceiveOptions,
+        _ step: (inout ReceiveOperation, WaitOutcome) throws(SocketError) -> Attempt<ReceiveResult>
     ) async throws(SocketError) -> ReceiveResult {
         var operation = ReceiveOperation(options)
         let deadline = receiveDeadline(options)
+        var outcome = WaitOutcome.ready
         while true {
-            let attempt = Self.withBytes(&buffer) { (bytes) throws(SocketError) in
-                try attemptReceive(into: bytes, &operation)
-            }
-            switch try attempt.get() {
+            switch try step(&operation, outcome) {
             case .done(let result): return result
             case .blocked(let ticket):
-                let outcome = options.doesNotWait ? .timedOut : await waitSuspended(ticket, until: deadline)
-                let end = Self.withBytes(&buffer) { (bytes) throws(SocketError) in
-                    try endReceive(bytes, &operation, outcome)
-                }
-                if let result = try end.get() { return result }
+                outcome = options.doesNotWait ? .timedOut : await waitSuspended(ticket, until: deadline)
             }
         }
     }
@@ -177,21 +195,13 @@ extension ConnectibleSocket {
         throw outcome == .cancelled ? .cancelled : .wouldBlock
     }
 
-    /// Nil when the receive goes on.
-    private func endReceive(
+    /// Tries, or ends a receive whose wait ended otherwise. `buffer` is the same for all steps.
+    private func receiveStep(
         _ buffer: UnsafeMutableRawBufferPointer, _ operation: inout ReceiveOperation, _ outcome: WaitOutcome
-    ) throws(SocketError) -> ReceiveResult? {
-        guard outcome != .ready else { return nil }
+    ) throws(SocketError) -> Attempt<ReceiveResult> {
+        guard outcome != .ready else { return try attemptReceive(into: buffer, &operation) }
         let count = abandonReceive(from: buffer, &operation)
-        if count > 0 { return ReceiveResult(count: count, fullLength: count) }
+        if count > 0 { return .done(ReceiveResult(count: count, fullLength: count)) }
         throw outcome == .cancelled ? .cancelled : .wouldBlock
-    }
-
-    private static func withBytes<Value>(
-        _ buffer: inout [UInt8], _ body: (UnsafeMutableRawBufferPointer) throws(SocketError) -> Value
-    ) -> Result<Value, SocketError> {
-        buffer.withUnsafeMutableBytes { bytes in
-            do throws(SocketError) { return .success(try body(bytes)) } catch { return .failure(error) }
-        }
     }
 }

@@ -14,10 +14,8 @@ public struct SendOperation {
     var sentByteCount = 0
     /// Names the operation as the owner of the record under way; 0 before it owns one.
     var token: UInt64 = 0
-    /// Whether an attempt may block the thread.
+    /// Whether an attempt may block the thread, for any time.
     var blocksThread = false
-    /// The record that a thread sends for a task.
-    var kernelRecord: KernelRecord?
 
     /// A send that has not begun.
     public init(_ options: SendOptions = SendOptions()) { self.options = options }

@@ -2,18 +2,25 @@
 //
 // Watches the descriptors of all DescriptorSockets: one event loop for the process, started with the first. It only
 // counts events and wakes who waits; the calls themselves are made by the application's threads.
+//
+// A socket that closes must give its address free at once, so the loop never keeps a descriptor open. It may be told of
+// one that is closed already, and whose number a new file has; but what concerns the old one was submitted before the
+// new one could be, so nobody else's watch is taken away.
 
+import Synchronization
 import VsockSystem
 
-/// One descriptor that is watched. After ``DescriptorLoop/add(_:)`` it belongs to the loop's thread.
+/// One descriptor that is watched.
 final class DescriptorWatch: PollHandler, @unchecked Sendable {
-    // Unchecked: `watch` is touched by the loop's thread only.
-    let descriptor: SharedFileDescriptor
+    // Unchecked: `watch` is touched by the loop's thread only, `hasFailed` with the lock of `waits`.
+    fileprivate let number: Int32
     private let waits: WaitPoint
     fileprivate var watch: Watch?
+    /// The kernel does not watch the descriptor: who waited would wait for ever.
+    private(set) var hasFailed = false
 
-    init(_ descriptor: SharedFileDescriptor, _ waits: WaitPoint) {
-        self.descriptor = descriptor
+    fileprivate init(_ number: Int32, _ waits: WaitPoint) {
+        self.number = number
         self.waits = waits
     }
 
@@ -23,33 +30,68 @@ final class DescriptorWatch: PollHandler, @unchecked Sendable {
             if !events.isDisjoint(with: [.writable, .hangUp, .error]) { waits.signal(.writable) }
         }
     }
+
+    fileprivate func fail() {
+        waits.lock.withLock {
+            hasFailed = true
+            waits.signalAll()
+        }
+    }
 }
 
 /// See the top of the file.
 final class DescriptorLoop: Sendable {
-    private static let shared = try? DescriptorLoop()
+    private static let shared = Mutex<DescriptorLoop?>(nil)
 
     private let mailbox: LoopMailbox
     private let thread: WorkerThread
 
     private init() throws(SystemCallError) {
         let mailbox = try LoopMailbox()
+        let started = try StartSignal()
         self.mailbox = mailbox
-        thread = try WorkerThread(name: "vsock-sockets") { (try? EventLoop(mailbox: mailbox))?.run() }
-    }
-
-    /// Watches a descriptor, edge-triggered: what it is ready for now is the first event.
-    static func add(_ entry: DescriptorWatch) {
-        shared?.mailbox.submit { loop in
-            entry.watch = try? loop.watch(
-                entry.descriptor.rawValue, [.readable, .writable, .readHangUp, .edgeTriggered], entry)
+        thread = try WorkerThread(name: "vsock-sockets") {
+            do throws(SystemCallError) {
+                let loop = try EventLoop(mailbox: mailbox)
+                started.signal(nil)
+                loop.run()
+            } catch {
+                started.signal("\(error)")
+            }
         }
+        // The loop needs one descriptor, and that is all it can fail for.
+        if started.wait() != nil { throw SystemCallError(call: "epoll_create1", errno: .tooManyOpenFiles) }
     }
 
-    /// Watches no more, and then lets go of the descriptor.
+    /// Watches a descriptor, edge-triggered: what it is ready for now is the first event. Throws EMFILE, EAGAIN when the
+    /// loop cannot be started.
+    static func add(
+        _ descriptor: SharedFileDescriptor, _ waits: WaitPoint
+    ) throws(SystemCallError) -> DescriptorWatch {
+        let loop = try shared.withLock { (shared) throws(SystemCallError) in
+            if let shared { return shared }
+            let made = try DescriptorLoop()
+            shared = made
+            return made
+        }
+        let entry = DescriptorWatch(descriptor.rawValue, waits)
+        loop.mailbox.submit { [weak descriptor] loop in
+            guard let descriptor else { return }
+            do throws(SystemCallError) {
+                entry.watch = try loop.watch(
+                    entry.number, [.readable, .writable, .readHangUp, .edgeTriggered], entry)
+            } catch {
+                entry.fail()
+            }
+            withExtendedLifetime(descriptor) {}
+        }
+        return entry
+    }
+
+    /// Watches no more. To be called while the descriptor is still open.
     static func remove(_ entry: DescriptorWatch) {
-        shared?.mailbox.submit { loop in
-            if let watch = entry.watch { loop.unwatch(watch, entry.descriptor.rawValue) }
+        shared.withLock { $0 }?.mailbox.submit { loop in
+            if let watch = entry.watch { loop.unwatch(watch, entry.number) }
             entry.watch = nil
         }
     }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Connections of descriptor sockets, both ways, and their end.
+// Connections of descriptor sockets, both ways.
 
 import VsockCore
 import VsockSystem
@@ -9,10 +9,12 @@ import VsockWire
 extension DescriptorSocket {
     /// The longest answer to CONNECT: `OK 4294967295` and a line feed.
     private static let maximumAnswerByteCount = 14
+    /// Ports tried for one that is free: a device has few listeners among 2^30 ports.
+    private static let portAttemptCount = 16
 
-    /// bind(2); a hybrid socket needs a port.
+    /// bind(2)
     public func bind(to address: VsockAddress) throws(SocketError) {
-        if case .kernel = family {
+        guard case .hybrid(let path) = family else {
             return try withDescriptor(.any) { (raw, _) throws(SocketError) in
                 try Self.call { () throws(SystemCallError) in
                     try VsockKernelSocket.bind(
@@ -20,11 +22,22 @@ extension DescriptorSocket {
                 }
             }
         }
-        guard address.port != .any else { throw .notSupported }
+        guard address.cid == .any || address.cid == .host else { throw .addressNotAvailable }
+        let port = address.port == .any ? try Self.freePort(path) : address.port.rawValue
         lock.lock()
         defer { lock.unlock() }
-        guard boundPort == nil, watch == nil else { throw .invalidArgument }
-        boundPort = address.port.rawValue
+        guard !isClosed else { throw .badDescriptor }
+        guard boundPort == nil, descriptor == nil else { throw .invalidArgument }
+        boundPort = port
+    }
+
+    /// A port that no file is there for. Somebody else may make it before `listen`, which then says EADDRINUSE.
+    private static func freePort(_ path: String) throws(SocketError) -> UInt32 {
+        for _ in 0..<portAttemptCount {
+            let port = UInt32.random(in: EndpointConfiguration.defaultEphemeralPorts)
+            if !FileSystem.exists("\(path)_\(port)") { return port }
+        }
+        throw .addressInUse
     }
 
     /// listen(2); a hybrid socket makes its file. A stale one is replaced, a live one is EADDRINUSE.
@@ -34,22 +47,28 @@ extension DescriptorSocket {
                 try Self.call { () throws(SystemCallError) in try VsockKernelSocket.listen(raw, backlog: backlog) }
             }
         }
-        guard let port = lock.withLock({ boundPort }), lock.withLock({ listener == nil }) else {
-            throw .invalidArgument
-        }
+        lock.lock()
+        let (port, hasBegun) = (boundPort, listener != nil || descriptor != nil)
+        lock.unlock()
+        guard let port, !hasBegun else { throw .invalidArgument }
         let made = try Self.call { () throws(SystemCallError) in
-            try UnixListener(UnixAddress("\(path)_\(port)"), type: unixType, mode: 0o600)
+            try UnixListener(
+                UnixAddress("\(path)_\(port)"), type: unixType, mode: 0o600, backlog: min(backlog, Int(Int32.max)))
         }
         let descriptor = try Self.call { () throws(SystemCallError) in
             try OwnedFileDescriptor.duplicate(of: made.rawDescriptor)
         }
-        lock.withLock { listener = made }
-        adopt(descriptor)
+        try adopt(descriptor)
+        lock.withLock { listener = isClosed ? nil : made }
     }
 
     /// accept(2)
     public func attemptAccept() throws(SocketError) -> Attempt<any ConnectibleSocket> {
-        let listener = lock.withLock { self.listener }
+        lock.lock()
+        let (listener, port, settings, isClosed) = (listener, boundPort, settingsInForce, isClosed)
+        let sendBuffer = hybridSendBuffer
+        lock.unlock()
+        if case .hybrid = family, listener == nil, !isClosed { throw .invalidArgument }
         return try withDescriptor(.readable) { (raw, ticket) throws(SocketError) in
             let accepted = try Self.call { () throws(SystemCallError) in
                 if let listener { try listener.accept() } else { try VsockKernelSocket.accept(raw) }
@@ -57,10 +76,10 @@ extension DescriptorSocket {
             guard let accepted else { return .blocked(ticket) }
             let socket = DescriptorSocket(family, type)
             socket.settingsInForce = settings.inherited
-            socket.hybridLocal = boundPort
-            socket.hybridSendBuffer = lock.withLock { hybridSendBuffer }
-            socket.adopt(accepted)
-            try socket.becameConnected()
+            socket.hybridLocal = port
+            socket.hybridSendBuffer = sendBuffer
+            try socket.adopt(accepted)
+            try socket.prepareForData()
             return .done(socket)
         }
     }
@@ -69,29 +88,20 @@ extension DescriptorSocket {
     public func attemptConnect(
         to address: VsockAddress, _ operation: inout ConnectOperation
     ) throws(SocketError) -> Attempt<Void> {
-        if operation.hasStarted { return try finishConnect(address, &operation) }
-        guard case .hybrid(let path) = family else {
-            return try startKernelConnect(address, &operation)
+        switch family {
+        case .kernel:
+            return operation.hasStarted
+                ? try finishKernelConnect() : try startKernelConnect(address, &operation)
+        case .hybrid(let path):
+            if !operation.hasStarted { try startHybridConnect(path, address, &operation) }
+            return try finishHybridConnect(address, &operation)
         }
-        guard lock.withLock({ watch == nil }) else { throw .alreadyConnected }
-        let target = type == .stream ? path : "\(path)_seqpacket"
-        let descriptor = try Self.call { () throws(SystemCallError) in
-            try UnixSocket.connect(to: UnixAddress(target), type: unixType, nonBlocking: true)
-        }
-        adopt(descriptor)
-        let command = Array("CONNECT \(address.port.rawValue)\n".utf8)
-        try withDescriptor(.writable) { (raw, _) throws(SocketError) in
-            let sent = command.withUnsafeBytes { DescriptorIO.send(raw, from: $0) }
-            guard case .count(command.count) = sent else { throw .connectionReset }
-        }
-        operation.hasStarted = true
-        let now = Instant(nanoseconds: MonotonicClock.now())
-        operation.deadline = now.advanced(byNanoseconds: settings.connectTimeoutNanoseconds)
-        return try finishConnect(address, &operation)
     }
 
-    /// Gives up connecting.
+    /// Gives up connecting: there is no other way than to close.
     public func abandonConnect() { close() }
+
+    // MARK: The kernel's
 
     private func startKernelConnect(
         _ address: VsockAddress, _ operation: inout ConnectOperation
@@ -104,13 +114,14 @@ extension DescriptorSocket {
             return (isDone, ticket)
         }
         operation.hasStarted = true
+        // A kernel has its own connect timeout.
         guard isDone else { return .blocked(ticket) }
-        try becameConnected()
+        try prepareForData()
         return .done(())
     }
 
     private func finishKernelConnect() throws(SocketError) -> Attempt<Void> {
-        let ticket: WaitTicket? = try withDescriptor(.writable) { (raw, ticket) throws(SocketError) in
+        let ticket = try withDescriptor(.writable) { (raw, ticket) throws(SocketError) -> WaitTicket? in
             let events = try Self.call { () throws(SystemCallError) in
                 try DescriptorIO.waitUntilReady(raw, for: .writable, timeoutNanoseconds: 0)
             }
@@ -120,15 +131,48 @@ extension DescriptorSocket {
             return nil
         }
         if let ticket { return .blocked(ticket) }
-        try becameConnected()
+        try prepareForData()
         return .done(())
     }
 
-    private func finishConnect(
+    // MARK: A hybrid device's
+
+    private func startHybridConnect(
+        _ path: String, _ address: VsockAddress, _ operation: inout ConnectOperation
+    ) throws(SocketError) {
+        guard lock.withLock({ descriptor == nil }) else { throw .alreadyConnected }
+        try adopt(try hybridDescriptor(path))
+        try prepareForData()
+        let command = Array("CONNECT \(address.port.rawValue)\n".utf8)
+        try withDescriptor(.writable) { (raw, _) throws(SocketError) in
+            let sent = command.withUnsafeBytes { DescriptorIO.send(raw, from: $0) }
+            guard case .count(command.count) = sent else { throw .connectionReset }
+        }
+        operation.hasStarted = true
+        let now = Instant(nanoseconds: MonotonicClock.now())
+        operation.deadline = now.advanced(byNanoseconds: settings.connectTimeoutNanoseconds)
+    }
+
+    /// Connects to the device's file. Without the device it is ENODEV, as with a transport that is not there; a device
+    /// that has no file for records has no seqpacket.
+    private func hybridDescriptor(_ path: String) throws(SocketError) -> OwnedFileDescriptor {
+        do throws(SystemCallError) {
+            let target = type == .stream ? path : "\(path)_seqpacket"
+            return try UnixSocket.connect(to: UnixAddress(target), type: unixType, nonBlocking: true)
+        } catch {
+            switch error.errno {
+            case .wrongSocketType: throw .socketTypeNotSupported
+            case .noSuchFile where type == .seqpacket && FileSystem.exists(path): throw .socketTypeNotSupported
+            case .noSuchFile, .connectionRefused: throw .noDevice
+            default: throw SocketError(errno: error.errno.rawValue)
+            }
+        }
+    }
+
+    private func finishHybridConnect(
         _ address: VsockAddress, _ operation: inout ConnectOperation
     ) throws(SocketError) -> Attempt<Void> {
-        guard case .hybrid = family else { return try finishKernelConnect() }
-        return try withDescriptor(.readable) { (raw, ticket) throws(SocketError) in
+        try withDescriptor(.readable) { (raw, ticket) throws(SocketError) in
             guard try readAnswer(raw, &operation.answer) else { return .blocked(ticket) }
             guard let port = Self.acceptedPort(operation.answer) else { throw .protocolError }
             lock.withLock {
@@ -162,34 +206,17 @@ extension DescriptorSocket {
         return true
     }
 
-    private var unixType: UnixSocketType { type == .stream ? .stream : .seqpacket }
-
-    // MARK: Ends
-
-    /// shutdown(2)
-    public func shutdown(_ direction: ShutdownDirection) throws(SocketError) {
+    /// What a socket needs before the first byte.
+    private func prepareForData() throws(SocketError) {
         try withDescriptor(.any) { (raw, _) throws(SocketError) in
-            try Self.call { () throws(SystemCallError) in
-                switch direction {
-                case .receive: try SocketOptions.shutdown(raw, .receive)
-                case .send: try SocketOptions.shutdown(raw, .send)
-                case .both: try SocketOptions.shutdown(raw, .both)
-                }
+            switch family {
+            case .kernel:
+                guard type == .seqpacket else { return }
+                // See +KernelRecords; all other calls say MSG_DONTWAIT themselves.
+                try Self.call { () throws(SystemCallError) in try DescriptorIO.setNonBlocking(raw, false) }
+            case .hybrid:
+                prepareHybrid(raw)
             }
         }
-        lock.withLock { waits.signalAll() }
-    }
-
-    /// close(2). The descriptor is closed when nothing uses it any more.
-    public func close() {
-        lock.lock()
-        let entry = watch
-        if kernelRecordCount > 0, let entry { try? SocketOptions.shutdown(entry.descriptor.rawValue, .both) }
-        watch = nil
-        listener = nil
-        isClosed = true
-        waits.signalAll()
-        lock.unlock()
-        if let entry { DescriptorLoop.remove(entry) }
     }
 }

@@ -12,7 +12,7 @@ extension DescriptorSocket {
     public func attemptSend(
         _ bytes: UnsafeRawBufferPointer, _ operation: inout SendOperation
     ) throws(SocketError) -> Attempt<Int> {
-        if case .kernel = family, type == .seqpacket { return try attemptKernelRecord(bytes, &operation) }
+        if type == .seqpacket, case .kernel = family { return try attemptSendKernelRecord(bytes, &operation) }
         let flags: MessageFlags = operation.options.endOfRecord && type == .seqpacket ? .endOfRecord : []
         return try withDescriptor(.writable) { (raw, ticket) throws(SocketError) in
             repeat {
@@ -21,6 +21,7 @@ extension DescriptorSocket {
                 case .count(let count): operation.sentByteCount += count
                 case .wouldBlock: return .blocked(ticket)
                 case .failed(let errno):
+                    // The next send fails in the same way.
                     if operation.sentByteCount > 0, type == .stream { return .done(operation.sentByteCount) }
                     throw SocketError(errno: errno.rawValue)
                 }
@@ -29,18 +30,19 @@ extension DescriptorSocket {
         }
     }
 
-    /// A record that the kernel did not take has not been sent at all.
+    /// A record that a Unix socket did not take has not been sent at all; for the kernel's see +KernelRecords.
     public func abandonSend(_ operation: inout SendOperation) -> Int {
-        type == .stream ? operation.sentByteCount : 0
+        if type == .seqpacket, case .kernel = family { return abandonKernelRecord(operation) }
+        return type == .stream ? operation.sentByteCount : 0
     }
 
     /// Takes what the kernel has now.
     public func attemptReceive(
         into buffer: UnsafeMutableRawBufferPointer, _ operation: inout ReceiveOperation
     ) throws(SocketError) -> Attempt<ReceiveResult> {
-        guard buffer.count > 0 else { return .done(ReceiveResult()) }
-        return try withDescriptor(.readable) { (raw, ticket) throws(SocketError) in
-            type == .stream
+        try withDescriptor(.readable) { (raw, ticket) throws(SocketError) in
+            guard buffer.count > 0 else { return .done(ReceiveResult()) }
+            return type == .stream
                 ? try receiveStream(raw, ticket, buffer, &operation) : try receiveRecord(raw, ticket, buffer, operation)
         }
     }
@@ -48,12 +50,13 @@ extension DescriptorSocket {
     /// A record that the kernel did not give is still there.
     public func abandonReceive(
         from buffer: UnsafeMutableRawBufferPointer, _ operation: inout ReceiveOperation
-    ) -> Int { operation.copiedByteCount }
+    ) -> Int { operation.options.peeks ? 0 : operation.copiedByteCount }
 
     private func receiveStream(
         _ raw: Int32, _ ticket: WaitTicket, _ buffer: UnsafeMutableRawBufferPointer,
         _ operation: inout ReceiveOperation
     ) throws(SocketError) -> Attempt<ReceiveResult> {
+        if let failure = takeFailure(\.receiveFailure) { throw failure }
         var flags: MessageFlags = .doNotWait
         if operation.options.peeks {
             flags.insert(.peek)
@@ -69,12 +72,16 @@ extension DescriptorSocket {
                 return .done(result(operation, isEnd: true))
             case .count(let count):
                 operation.copiedByteCount += count
-                if operation.options.peeks, operation.copiedByteCount < wanted { return .blocked(ticket) }
+                // A second look would see the same bytes again, and more only if more can come.
+                guard operation.options.peeks, operation.copiedByteCount < wanted else { continue }
+                return hasHungUp(raw) ? .done(result(operation, isEnd: false)) : .blocked(ticket)
             case .wouldBlock:
                 return .blocked(ticket)
             case .failed(let errno):
-                if operation.copiedByteCount > 0 { return .done(result(operation, isEnd: false)) }
-                throw SocketError(errno: errno.rawValue)
+                let error = SocketError(errno: errno.rawValue)
+                guard operation.copiedByteCount > 0 else { throw error }
+                lock.withLock { receiveFailure = error }
+                return .done(result(operation, isEnd: false))
             }
         }
         return .done(result(operation, isEnd: false))
@@ -106,16 +113,23 @@ extension DescriptorSocket {
                     isEnd: length == 0 && isEnd(raw, flags)))
         case .wouldBlock:
             return .blocked(ticket)
+        case .failed(.outOfMemory) where operation.options.peeks:
+            // What AF_VSOCK before Linux 6.2 calls a peek at a record, which it has not got.
+            throw .notSupported
         case .failed(let errno):
             throw SocketError(errno: errno.rawValue)
         }
     }
 
-    /// Whether a receive of 0 bytes was the end; see the top of DescriptorSocket.
+    /// Whether a record of 0 bytes is none but the end. A hang-up alone does not say it: it shows as soon as the peer
+    /// has shut its direction, with records still unread.
     private func isEnd(_ raw: Int32, _ flags: MessageFlags) -> Bool {
-        guard case .hybrid = family else { return true }
-        if flags.contains(.controlTruncated) { return false }
-        // Where SO_PASSCRED was refused, a hang-up has to do.
+        if case .hybrid = family, flags.contains(.controlTruncated) { return false }
+        return hasHungUp(raw)
+    }
+
+    /// Whether nothing more comes behind what is there.
+    private func hasHungUp(_ raw: Int32) -> Bool {
         let events = try? DescriptorIO.waitUntilReady(raw, for: .readHangUp, timeoutNanoseconds: 0)
         return events?.isDisjoint(with: [.readHangUp, .hangUp, .error]) != true
     }

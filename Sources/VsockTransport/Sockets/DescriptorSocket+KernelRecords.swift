@@ -1,93 +1,144 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Records into the kernel's AF_VSOCK. A send there that may not wait is not all or nothing: it puts what there is credit
-// for on the wire, says EAGAIN, and does not say how much it was (vsock_connectible_sendmsg). Sent again, the record
-// would follow its own beginning. So a record is sent by a call that waits: the calling thread's, or, for a task, one of
-// a thread made for it. Only who asks for MSG_DONTWAIT gets what the kernel makes of it.
+// Records through the kernel's AF_VSOCK. Its send(2) puts as much of a record on the wire as there is credit for, and
+// waits with the rest. Whatever ends that wait (MSG_DONTWAIT, SO_SNDTIMEO, a signal) leaves the beginning of the record
+// at the peer, and trying again sends it twice (virtio_transport_seqpacket_enqueue; nothing tells how much went). So a
+// record that has begun must go on to its end. A thread that may block for any time sends it itself, as with every
+// blocking socket. For a task, with a time limit and with MSG_DONTWAIT a thread of its own sends a copy, and a send that
+// gives up meanwhile has sent its record.
+//
+//      idle --- attempt, writable ---> sending --- send(2) returns ---> ended --- next attempt ---> idle
+//                                         |
+//                                         +--- given up ---> leaving --- send(2) returns ---> idle
 
-import Synchronization
 import VsockCore
 import VsockSystem
-import VsockWire
-
-/// A record of a task, on its way.
-final class KernelRecord: Sendable {
-    let outcome = Mutex<Result<Int, SocketError>?>(nil)
-}
 
 extension DescriptorSocket {
-    /// A connection exists: its calls may wait from now on, and say so one by one where they do not.
-    func becameConnected() throws(SocketError) {
-        guard case .kernel = family, type == .seqpacket else { return }
-        try withDescriptor(.any) { (raw, _) throws(SocketError) in
-            try Self.call { () throws(SystemCallError) in try DescriptorIO.setNonBlocking(raw, false) }
+    /// Where a kernel socket's record is.
+    enum RecordSending {
+        case idle
+        /// Under way, and the send with this token waits for it.
+        case sending(UInt64)
+        /// Under way, and nobody waits.
+        case leaving
+        /// What came of the record of the send with this token.
+        case ended(UInt64, IOResult)
+
+        /// Whether other records have to wait.
+        var isBusy: Bool {
+            if case .idle = self { false } else { true }
+        }
+
+        /// Whether a send waits for it.
+        var isAwaited: Bool {
+            if case .sending = self { true } else { false }
         }
     }
 
-    func attemptKernelRecord(
+    /// Begins a record, or looks what came of it.
+    func attemptSendKernelRecord(
         _ bytes: UnsafeRawBufferPointer, _ operation: inout SendOperation
     ) throws(SocketError) -> Attempt<Int> {
-        let options = operation.options
-        if operation.blocksThread || options.doesNotWait {
-            return try withDescriptor(.writable) { (raw, ticket) throws(SocketError) in
-                switch sendKernelRecord(raw, bytes, options) {
-                case .count(let count):
-                    operation.sentByteCount = count
-                    return .done(count)
-                case .wouldBlock where options.doesNotWait: return .blocked(ticket)
-                case .wouldBlock: throw .wouldBlock
-                case .failed(let errno): throw SocketError(errno: errno.rawValue)
-                }
+        if operation.token != 0 { return try recordOutcome(&operation) }
+        if let failure = takeFailure(\.sendFailure) { throw failure }
+        return try withDescriptor(.writable) { (raw, ticket) throws(SocketError) in
+            // Like Linux, nothing is sent for an empty one.
+            guard bytes.count > 0 else { return .done(0) }
+            let events = try Self.call { () throws(SystemCallError) in
+                try DescriptorIO.waitUntilReady(raw, for: .writable, timeoutNanoseconds: 0)
             }
-        }
-        let ticket = try withDescriptor(.writable) { (_, ticket) in ticket }
-        guard let record = operation.kernelRecord else {
-            operation.kernelRecord = try start(Array(bytes), options)
+            guard !events.isEmpty, let (token, descriptor) = takeTurn() else { return .blocked(ticket) }
+            operation.token = token
+            operation.sentByteCount = bytes.count
+            let flags: MessageFlags = operation.options.endOfRecord ? .endOfRecord : []
+            guard !operation.blocksThread else {
+                sendWhole(bytes, flags, token, descriptor)
+                return try recordOutcome(&operation)
+            }
+            let record = [UInt8](bytes)
+            do throws(SystemCallError) {
+                _ = try WorkerThread(name: "vsock-record") {
+                    record.withUnsafeBytes { self.sendWhole($0, flags, token, descriptor) }
+                }
+            } catch {
+                lock.withLock { recordSending = .idle }
+                throw .noBufferSpace
+            }
             return .blocked(ticket)
         }
-        guard let outcome = record.outcome.withLock({ $0 }) else { return .blocked(ticket) }
-        operation.sentByteCount = try outcome.get()
+    }
+
+    /// The record goes on; its send has sent it.
+    func abandonKernelRecord(_ operation: SendOperation) -> Int {
+        guard operation.token != 0 else { return 0 }
+        lock.lock()
+        defer { lock.unlock() }
+        switch recordSending {
+        case .sending(operation.token):
+            recordSending = .leaving
+        case .ended(operation.token, let result):
+            endRecord(result)
+            if sendFailure != nil { return 0 }
+        default: break
+        }
+        return operation.sentByteCount
+    }
+
+    private func takeTurn() -> (UInt64, SharedFileDescriptor)? {
+        lock.withLock {
+            guard !recordSending.isBusy, let descriptor else { return nil }
+            lastToken &+= 1
+            recordSending = .sending(lastToken)
+            return (lastToken, descriptor)
+        }
+    }
+
+    private func recordOutcome(_ operation: inout SendOperation) throws(SocketError) -> Attempt<Int> {
+        lock.lock()
+        defer { lock.unlock() }
+        guard !isClosed else { throw .badDescriptor }
+        guard case .ended(operation.token, let result) = recordSending else {
+            return .blocked(waits.ticket(.writable))
+        }
+        operation.token = 0
+        endRecord(result)
+        defer { sendFailure = nil }
+        if let sendFailure { throw sendFailure }
         return .done(operation.sentByteCount)
     }
 
-    /// Sends a record on a thread of its own, which goes on when the task gives up.
-    private func start(_ bytes: [UInt8], _ options: SendOptions) throws(SocketError) -> KernelRecord {
-        let record = KernelRecord()
-        do throws(SystemCallError) {
-            _ = try WorkerThread(name: "vsock-record") { [self] in
-                let outcome = Result { () throws(SocketError) in
-                    try withDescriptor(.any) { (raw, _) throws(SocketError) in
-                        switch bytes.withUnsafeBytes({ sendKernelRecord(raw, $0, options) }) {
-                        case .count(let count): return count
-                        case .wouldBlock: throw .wouldBlock
-                        case .failed(let errno): throw SocketError(errno: errno.rawValue)
-                        }
-                    }
-                }
-                record.outcome.withLock { $0 = outcome }
-                lock.withLock { waits.signal(.writable) }
+    /// Blocks until the kernel has the record.
+    private func sendWhole(
+        _ record: UnsafeRawBufferPointer, _ flags: MessageFlags, _ token: UInt64, _ descriptor: SharedFileDescriptor
+    ) {
+        let result = DescriptorIO.send(descriptor.rawValue, from: record, flags: flags)
+        withExtendedLifetime(descriptor) {}
+        lock.withLock {
+            if case .sending(token) = recordSending {
+                recordSending = .ended(token, result)
+                waits.signal(.writable)
+            } else {
+                endRecord(result)
             }
-        } catch {
-            throw SocketError(errno: error.errno.rawValue)
         }
-        return record
     }
 
-    private func sendKernelRecord(_ raw: Int32, _ bytes: UnsafeRawBufferPointer, _ options: SendOptions) -> IOResult {
-        var flags: MessageFlags = options.endOfRecord ? .endOfRecord : []
-        if options.doesNotWait { flags.insert(.doNotWait) }
-        lock.withLock {
-            kernelRecordCount += 1
-            let timeout = options.timeoutNanoseconds ?? settingsInForce.sendTimeoutNanoseconds
-            guard timeout != kernelSendTimeout else { return }
-            kernelSendTimeout = timeout
-            try? SocketOptions.setSendTimeout(raw, nanoseconds: timeout)
+    /// With the lock: the next record may go.
+    private func endRecord(_ result: IOResult) {
+        recordSending = .idle
+        switch result {
+        case .count: break
+        // AF_VSOCK before Linux 6.2 calls every failure of a send ENOMEM.
+        case .failed(.outOfMemory): sendFailure = .messageTooLong
+        case .failed(let errno): sendFailure = SocketError(errno: errno.rawValue)
+        case .wouldBlock: sendFailure = .wouldBlock
         }
-        defer { lock.withLock { kernelRecordCount -= 1 } }
-        switch DescriptorIO.send(raw, from: bytes, flags: flags) {
-        // Before Linux 6.2 every failure was ENOMEM, and the usual one that of a record larger than the peer's buffer.
-        case .failed(.outOfMemory): return .failed(.messageTooLong)
-        case let result: return result
+        if let direction = shutdownAfterRecord, let descriptor {
+            // A connection that has ended meanwhile needs none.
+            try? SocketOptions.shutdown(descriptor.rawValue, direction.systemDirection)
         }
+        shutdownAfterRecord = nil
+        waits.signal(.writable)
     }
 }

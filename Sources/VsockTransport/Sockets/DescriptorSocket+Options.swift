@@ -1,54 +1,74 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// setsockopt(2) of descriptor sockets.
+// setsockopt(2) of descriptor sockets. Times are kept here, since it is here that calls wait; sizes are the kernel's.
 
 import VsockCore
 import VsockSystem
-import VsockWire
 
 extension DescriptorSocket {
-    // SOL_SOCKET and SO_PASSCRED of Linux, on every architecture that Swift has there.
-    private static let socketLevel: Int32 = 1
-    private static let passCredentials: Int32 = 16
-
     /// SO_SNDBUF of a hybrid socket with records, which it bounds. The kernel grants net.core.wmem_max at most.
     private static let recordSendBuffer = 4 << 20
 
+    /// Options in force.
+    public var settings: SocketSettings { lock.withLock { settingsInForce } }
+
     /// Sets an option. The kernel's sockets have the kernel's buffers, connect timeout and low-water mark. A hybrid
     /// device decides about its own buffers: there the buffer size is SO_SNDBUF of the Unix socket, which bounds a
-    /// record.
+    /// record, and the other sizes are EOPNOTSUPP.
     public func set(_ option: SocketOption) throws(SocketError) {
-        var settings = settings
         switch option {
         case .bufferSize(let size):
             switch family {
-            case .kernel: try setKernelBuffer(.size, size)
+            case .kernel: try setBuffer(.size, size)
             case .hybrid: try setHybridBuffer(size)
             }
-            settings.bufferSize = size
-        case .bufferMinimumSize(let size):
-            try setKernelBuffer(.minimumSize, size)
-            settings.bufferMinimumSize = size
-        case .bufferMaximumSize(let size):
-            try setKernelBuffer(.maximumSize, size)
-            settings.bufferMaximumSize = size
+        case .bufferMinimumSize(let size): try setBuffer(.minimumSize, size)
+        case .bufferMaximumSize(let size): try setBuffer(.maximumSize, size)
         case .connectTimeout(let time):
-            let zero = EndpointConfiguration.defaultConnectTimeoutNanoseconds
-            let nanoseconds = try Self.time(time)
-            settings.connectTimeoutNanoseconds = nanoseconds == 0 ? zero : nanoseconds
-            try callKernel { (raw) throws(SystemCallError) in
-                try VsockKernelSocket.setConnectTimeout(raw, nanoseconds: nanoseconds)
+            let nanoseconds = try Self.nanoseconds(time)
+            if case .kernel = family {
+                try withDescriptor(.any) { (raw, _) throws(SocketError) in
+                    try Self.call { () throws(SystemCallError) in
+                        try VsockKernelSocket.setConnectTimeout(raw, nanoseconds: nanoseconds)
+                    }
+                }
             }
-        case .receiveTimeout(let time): settings.receiveTimeoutNanoseconds = try Self.time(time)
-        case .sendTimeout(let time): settings.sendTimeoutNanoseconds = try Self.time(time)
+            change {
+                $0.connectTimeoutNanoseconds =
+                    nanoseconds == 0 ? EndpointConfiguration.defaultConnectTimeoutNanoseconds : nanoseconds
+            }
+        case .receiveTimeout(let time):
+            let nanoseconds = try Self.nanoseconds(time)
+            change { $0.receiveTimeoutNanoseconds = nanoseconds }
+        case .sendTimeout(let time):
+            let nanoseconds = try Self.nanoseconds(time)
+            change { $0.sendTimeoutNanoseconds = nanoseconds }
         case .receiveLowWaterMark(let count):
             guard count >= 0, UInt64(count) <= settings.bufferSize else { throw .invalidArgument }
-            settings.receiveLowWaterMark = max(1, count)
-            try callKernel { (raw) throws(SystemCallError) in
-                try SocketOptions.setReceiveLowWaterMark(raw, byteCount: count)
+            if case .kernel = family {
+                try withDescriptor(.any) { (raw, _) throws(SocketError) in
+                    try Self.call { () throws(SystemCallError) in
+                        try SocketOptions.setReceiveLowWaterMark(raw, byteCount: count)
+                    }
+                }
+            }
+            change { $0.receiveLowWaterMark = max(1, count) }
+            lock.withLock { waits.signal(.readable) }
+        }
+    }
+
+    /// The sizes as the kernel has them, which keeps them in order.
+    func readKernelBuffers() {
+        let sizes = try? withDescriptor(.any) { (raw, _) throws(SocketError) in
+            try Self.call { () throws(SystemCallError) in
+                (
+                    try VsockKernelSocket.buffer(raw, .size), try VsockKernelSocket.buffer(raw, .minimumSize),
+                    try VsockKernelSocket.buffer(raw, .maximumSize)
+                )
             }
         }
-        lock.withLock { settingsInForce = settings }
+        guard let sizes else { return }
+        change { ($0.bufferSize, $0.bufferMinimumSize, $0.bufferMaximumSize) = sizes }
     }
 
     /// Options that a hybrid socket has from the start. All are best effort: the kernel's limits are the user's.
@@ -56,37 +76,36 @@ extension DescriptorSocket {
         if let size = lock.withLock({ hybridSendBuffer }) ?? (type == .seqpacket ? Self.recordSendBuffer : nil) {
             try? SocketOptions.setSendBuffer(raw, byteCount: size)
         }
-        if type == .seqpacket {
-            try? SocketOptions.set(raw, level: Self.socketLevel, name: Self.passCredentials, to: Int32(1))
-        }
+        if type == .seqpacket { try? SocketOptions.setPassCredentials(raw) }
     }
 
     private func setHybridBuffer(_ size: UInt64) throws(SocketError) {
         guard size > 0 else { throw .invalidArgument }
-        let size = Int(clamping: size)
-        lock.withLock { hybridSendBuffer = size }
-        guard lock.withLock({ watch != nil }) else { return }
+        let byteCount = Int(clamping: size)
+        let isOpen = lock.withLock {
+            hybridSendBuffer = byteCount
+            settingsInForce.bufferSize = size
+            return descriptor != nil
+        }
+        guard isOpen else { return }
         try withDescriptor(.any) { (raw, _) throws(SocketError) in
-            try Self.call { () throws(SystemCallError) in try SocketOptions.setSendBuffer(raw, byteCount: size) }
+            try Self.call { () throws(SystemCallError) in try SocketOptions.setSendBuffer(raw, byteCount: byteCount) }
         }
     }
 
-    private func setKernelBuffer(_ option: VsockKernelBufferOption, _ size: UInt64) throws(SocketError) {
+    private func setBuffer(_ option: VsockKernelBufferOption, _ size: UInt64) throws(SocketError) {
         guard case .kernel = family else { throw .notSupported }
-        try callKernel { (raw) throws(SystemCallError) in
-            try VsockKernelSocket.setBuffer(raw, option, byteCount: size)
-        }
-    }
-
-    /// Makes a system call on a socket of the kernel, and none on another.
-    private func callKernel(_ body: (Int32) throws(SystemCallError) -> Void) throws(SocketError) {
-        guard case .kernel = family else { return }
         try withDescriptor(.any) { (raw, _) throws(SocketError) in
-            try Self.call { () throws(SystemCallError) in try body(raw) }
+            try Self.call { () throws(SystemCallError) in
+                try VsockKernelSocket.setBuffer(raw, option, byteCount: size)
+            }
         }
+        readKernelBuffers()
     }
 
-    private static func time(_ time: Duration) throws(SocketError) -> UInt64 {
+    private func change(_ body: (inout SocketSettings) -> Void) { lock.withLock { body(&settingsInForce) } }
+
+    private static func nanoseconds(_ time: Duration) throws(SocketError) -> UInt64 {
         guard let nanoseconds = time.wholeNanoseconds else { throw .outOfRange }
         return nanoseconds
     }

@@ -28,34 +28,39 @@ public final class DescriptorSocket: ConnectibleSocket, @unchecked Sendable {
     let family: Family
     /// Stream or seqpacket.
     public let type: SocketType
-    var watch: DescriptorWatch?
+    /// Nil after a close, and before a hybrid socket connects or listens.
+    var descriptor: SharedFileDescriptor?
+    private var watch: DescriptorWatch?
+    var isClosed = false
+    var settingsInForce = SocketSettings()
+
+    // Hybrid sockets.
     var listener: UnixListener?
     var boundPort: UInt32?
     var hybridLocal: UInt32?
     var hybridPeer: UInt32?
-    var isClosed = false
-    /// Threads that are in the kernel with a record; see +KernelRecords.
-    var kernelRecordCount = 0
-    /// SO_SNDTIMEO of the kernel's socket.
-    var kernelSendTimeout: UInt64 = 0
-    var settingsInForce = SocketSettings()
-    /// SO_SNDBUF of a hybrid socket, if the application has asked for one.
+    /// SO_SNDBUF, if the application has asked for one.
     var hybridSendBuffer: Int?
+
+    /// What the next receive throws: the kernel said it once, after a part of what was asked for.
+    var receiveFailure: SocketError?
+    /// What the next send throws: it came to a record that nobody waited for any more.
+    var sendFailure: SocketError?
+    /// See +KernelRecords.
+    var recordSending = RecordSending.idle
+    var shutdownAfterRecord: ShutdownDirection?
+    var lastToken: UInt64 = 0
 
     /// A socket of the running kernel.
     /// - Throws: EAFNOSUPPORT (as ``SocketError/system(errno:)``) if it has no vsock.
     public convenience init(kernel type: SocketType) throws(SocketError) {
-        let unixType: UnixSocketType = type == .stream ? .stream : .seqpacket
-        do throws(SystemCallError) {
-            let descriptor = try VsockKernelSocket.make(type: unixType.rawValue, nonBlocking: true)
-            self.init(.kernel, type)
-            adopt(descriptor)
-            if let size = try? VsockKernelSocket.buffer(self.watch?.descriptor.rawValue ?? -1, .size) {
-                settingsInForce = SocketSettings(bufferSize: size)
-            }
-        } catch {
-            throw SocketError(errno: error.errno.rawValue)
+        self.init(.kernel, type)
+        let unixType = unixType.rawValue
+        let descriptor = try Self.call { () throws(SystemCallError) in
+            try VsockKernelSocket.make(type: unixType, nonBlocking: true)
         }
+        try adopt(descriptor)
+        readKernelBuffers()
     }
 
     /// A socket through the hybrid device at `path`.
@@ -69,96 +74,169 @@ public final class DescriptorSocket: ConnectibleSocket, @unchecked Sendable {
 
     deinit { if let watch { DescriptorLoop.remove(watch) } }
 
+    var unixType: UnixSocketType { type == .stream ? .stream : .seqpacket }
+
     /// Takes over the descriptor that the socket is from now on.
-    func adopt(_ descriptor: consuming OwnedFileDescriptor) {
-        if case .hybrid = family { prepareHybrid(descriptor.rawValue) }
-        let entry = DescriptorWatch(SharedFileDescriptor(descriptor), waits)
-        lock.withLock { watch = entry }
-        DescriptorLoop.add(entry)
+    func adopt(_ descriptor: consuming OwnedFileDescriptor) throws(SocketError) {
+        let shared = SharedFileDescriptor(descriptor)
+        let entry = try Self.call { () throws(SystemCallError) in try DescriptorLoop.add(shared, waits) }
+        lock.lock()
+        defer { lock.unlock() }
+        guard !isClosed else {
+            DescriptorLoop.remove(entry)
+            throw .badDescriptor
+        }
+        self.descriptor = shared
+        watch = entry
     }
 
     /// Runs a call on the descriptor, which lives as long as the call. With the ticket of a wait that misses nothing.
-    func withDescriptor<Value>(
+    func withDescriptor<Value: ~Copyable>(
         _ kind: WaitKind, _ body: (Int32, WaitTicket) throws(SocketError) -> Value
     ) throws(SocketError) -> Value {
         lock.lock()
-        let (entry, ticket, isClosed) = (watch, waits.ticket(kind), isClosed)
+        let (descriptor, ticket, isClosed, hasFailed) = (descriptor, waits.ticket(kind), isClosed, watch?.hasFailed)
         lock.unlock()
         guard !isClosed else { throw .badDescriptor }
-        guard let entry else { throw .notConnected }
-        return try body(entry.descriptor.rawValue, ticket)
+        guard let descriptor else { throw .notConnected }
+        guard hasFailed != true else { throw .noBufferSpace }
+        defer { withExtendedLifetime(descriptor) {} }
+        return try body(descriptor.rawValue, ticket)
+    }
+
+    /// Makes a system call and gives its error the name of the socket's.
+    static func call<Value: ~Copyable>(_ body: () throws(SystemCallError) -> Value) throws(SocketError) -> Value {
+        do throws(SystemCallError) { return try body() } catch { throw SocketError(errno: error.errno.rawValue) }
     }
 
     // MARK: Questions
 
     /// The address of this side.
     public var localAddress: VsockAddress {
-        if case .kernel = family,
-            let address = try? withDescriptor(.any, { (raw, _) in try? VsockKernelSocket.localAddress(raw) })
-        {
-            return VsockAddress(cid: .init(rawValue: address.cid), port: .init(rawValue: address.port))
+        guard case .kernel = family else {
+            return lock.withLock {
+                VsockAddress(cid: .host, port: (hybridLocal ?? boundPort).map { .init(rawValue: $0) } ?? .any)
+            }
         }
-        return lock.withLock {
-            VsockAddress(cid: .host, port: (hybridLocal ?? boundPort).map { .init(rawValue: $0) } ?? .any)
-        }
+        return kernelAddress(VsockKernelSocket.localAddress) ?? VsockAddress(cid: .any, port: .any)
     }
 
     /// The address of the peer. The context ID of a hybrid device's guest is not known: `any`.
     public var peerAddress: VsockAddress? {
-        if case .kernel = family {
-            let address = try? withDescriptor(.any) { (raw, _) in try? VsockKernelSocket.peerAddress(raw) }
-            return address.flatMap { $0 }.map {
-                VsockAddress(cid: .init(rawValue: $0.cid), port: .init(rawValue: $0.port))
-            }
+        guard case .kernel = family else {
+            return lock.withLock { hybridPeer.map { VsockAddress(cid: .any, port: .init(rawValue: $0)) } }
         }
-        return lock.withLock { hybridPeer.map { VsockAddress(cid: .any, port: .init(rawValue: $0)) } }
+        return kernelAddress(VsockKernelSocket.peerAddress)
     }
 
-    /// Options in force.
-    public var settings: SocketSettings { lock.withLock { settingsInForce } }
+    private func kernelAddress(
+        _ read: (Int32) throws(SystemCallError) -> VsockKernelAddress
+    ) -> VsockAddress? {
+        let address = try? withDescriptor(.any) { (raw, _) throws(SocketError) in
+            try Self.call { () throws(SystemCallError) in try read(raw) }
+        }
+        return address.map { VsockAddress(cid: .init(rawValue: $0.cid), port: .init(rawValue: $0.port)) }
+    }
 
     /// Readiness now.
     public var readiness: SocketReadiness {
         let wanted: PollEvents = [.readable, .writable, .readHangUp]
-        let ready = try? withDescriptor(.any) { (raw, _) in
-            var ready = SocketReadiness(
-                rawValue: (try? DescriptorIO.waitUntilReady(raw, for: wanted, timeoutNanoseconds: 0))?.rawValue ?? 0)
-            // AF_VSOCK has no hang-up for a peer that has closed. A send of nothing puts nothing on the wire, and
-            // fails when the peer does not receive.
+        let now = try? withDescriptor(.any) { (raw, _) throws(SocketError) in
+            let events = try Self.call { () throws(SystemCallError) in
+                try DescriptorIO.waitUntilReady(raw, for: wanted, timeoutNanoseconds: 0)
+            }
+            var ready = SocketReadiness(rawValue: events.rawValue)
+            // AF_VSOCK has no hang-up for a peer that has closed. A send of nothing puts nothing on the wire, and fails
+            // when the peer does not receive.
             if case .kernel = family, ready.contains(.readHangUp), case .failed = DescriptorIO.sendNothing(raw) {
                 ready.insert(.hangUp)
             }
-            // Unix sockets know no SO_RCVLOWAT.
-            if case .hybrid = family, ready.isDisjoint(with: [.readHangUp, .hangUp, .error]),
-                settings.receiveLowWaterMark > 1, unreadByteCount < settings.receiveLowWaterMark
-            {
-                ready.remove(.readable)
-            }
             return ready
         }
-        return ready ?? []
+        // What af_vsock says of a socket that has no connection, so that nobody waits for one that is closed.
+        guard var ready = now else { return [.writable, .hangUp] }
+        let (mark, isSending, hasFailure) = lock.withLock {
+            (settingsInForce.receiveLowWaterMark, recordSending.isBusy, receiveFailure != nil || sendFailure != nil)
+        }
+        if isSending { ready.remove(.writable) }
+        if hasFailure { ready.insert(.error) }
+        // Unix sockets do not look at SO_RCVLOWAT in poll(2).
+        if type == .stream, mark > 1, ready.isDisjoint(with: [.readHangUp, .hangUp, .error]),
+            let count = unread, count < mark
+        {
+            ready.remove(.readable)
+        }
+        return ready
     }
 
-    /// SIOCINQ.
-    public var unreadByteCount: Int {
-        ((try? withDescriptor(.any) { (raw, _) in try? SocketOptions.unreadByteCount(raw) }) ?? nil) ?? 0
+    /// SIOCINQ; 0 for AF_VSOCK before Linux 6.17, which does not tell.
+    public var unreadByteCount: Int { unread ?? 0 }
+
+    private var unread: Int? {
+        try? withDescriptor(.any) { (raw, _) throws(SocketError) in
+            try Self.call { () throws(SystemCallError) in try SocketOptions.unreadByteCount(raw) }
+        }
     }
 
-    /// SIOCOUTQ. The kernel's sockets know it since Linux 6.12; 0 where it is not known.
+    /// SIOCOUTQ; 0 for AF_VSOCK before Linux 6.12, which does not tell, and for a Unix socket, which counts memory.
     public var unsentByteCount: Int {
         guard case .kernel = family else { return 0 }
-        return ((try? withDescriptor(.any) { (raw, _) in try? SocketOptions.unsentByteCount(raw) }) ?? nil) ?? 0
+        let count = try? withDescriptor(.any) { (raw, _) throws(SocketError) in
+            try Self.call { () throws(SystemCallError) in try SocketOptions.unsentByteCount(raw) }
+        }
+        return count ?? 0
     }
 
     /// SO_ERROR.
     public func takeError() -> SocketError? {
-        let errno = try? withDescriptor(.any) { (raw, _) in (try? SocketOptions.takeError(raw)) ?? nil }
+        if let error = takeFailure(\.receiveFailure) ?? takeFailure(\.sendFailure) { return error }
+        let errno = try? withDescriptor(.any) { (raw, _) throws(SocketError) in
+            try Self.call { () throws(SystemCallError) in try SocketOptions.takeError(raw) }
+        }
         return (errno ?? nil).map { SocketError(errno: $0.rawValue) }
     }
 
-    /// Makes a system call and gives its error the name of the socket's.
-    static func call<Value: ~Copyable>(_ body: () throws(SystemCallError) -> Value) throws(SocketError) -> Value {
-        do throws(SystemCallError) { return try body() } catch { throw SocketError(errno: error.errno.rawValue) }
+    func takeFailure(_ path: ReferenceWritableKeyPath<DescriptorSocket, SocketError?>) -> SocketError? {
+        lock.withLock {
+            defer { self[keyPath: path] = nil }
+            return self[keyPath: path]
+        }
+    }
+
+    // MARK: Ends
+
+    /// shutdown(2), after a record that is on its way.
+    public func shutdown(_ direction: ShutdownDirection) throws(SocketError) {
+        let isDeferred = lock.withLock {
+            guard case .leaving = recordSending, direction != .receive, !isClosed else { return false }
+            shutdownAfterRecord = direction
+            return true
+        }
+        guard !isDeferred else { return }
+        try withDescriptor(.any) { (raw, _) throws(SocketError) in
+            try Self.call { () throws(SystemCallError) in try SocketOptions.shutdown(raw, direction.systemDirection) }
+        }
+        lock.withLock { waits.signalAll() }
+    }
+
+    /// close(2). The descriptor is closed at once, or with the call that still uses it.
+    public func close() {
+        lock.lock()
+        let entry = watch
+        let last = (descriptor, listener)
+        if recordSending.isAwaited, let descriptor {
+            // The call ends with EBADF, and so its record does not go on.
+            try? SocketOptions.shutdown(descriptor.rawValue, .both)
+        }
+        watch = nil
+        descriptor = nil
+        listener = nil
+        isClosed = true
+        waits.signalAll()
+        lock.unlock()
+        // While the descriptor is open: see DescriptorLoop.
+        if let entry { DescriptorLoop.remove(entry) }
+        withExtendedLifetime(last) {}
     }
 
     // MARK: Waiting
@@ -175,4 +253,14 @@ public final class DescriptorSocket: ConnectibleSocket, @unchecked Sendable {
     nonisolated(nonsending) public func waitSuspended(
         _ ticket: WaitTicket, until deadline: Instant?
     ) async -> WaitOutcome { await waits.waitSuspended(ticket, until: deadline) }
+}
+
+extension ShutdownDirection {
+    var systemDirection: SocketOptions.Direction {
+        switch self {
+        case .receive: .receive
+        case .send: .send
+        case .both: .both
+        }
+    }
 }

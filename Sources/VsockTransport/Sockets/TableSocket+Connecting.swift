@@ -89,10 +89,11 @@ extension TableSocket {
         guard !table.hasFailed, let carrier = table.carrier else { throw .noDevice }
         guard address.cid != .any, address.cid != .hypervisor else { throw .networkUnreachable }
         guard carrier.reaches(address.cid) else { throw .noDevice }
-        let timeout = settingsInForce.connectTimeoutNanoseconds
+        let now = table.now
+        let deadline = operation.deadline ?? now.advanced(byNanoseconds: settingsInForce.connectTimeoutNanoseconds)
         guard table.isReady else {
-            if operation.deadline == nil { operation.deadline = table.now.advanced(byNanoseconds: timeout) }
-            table.readyWaiters.append(self)
+            operation.deadline = deadline
+            if !table.readyWaiters.contains(where: { $0 === self }) { table.readyWaiters.append(self) }
             return false
         }
         guard type != .seqpacket || table.endpoint.configuration.framing != .none else {
@@ -102,8 +103,9 @@ extension TableSocket {
         // Linux's loopback takes the host's CID as its own when there is no guest transport.
         let cid = table.localCID == .local && address.cid == .host ? .local : address.cid
         let target = VsockAddress(cid: cid, port: address.port)
-        let id = try table.endpoint.connect(
-            type, to: target, from: port, timeoutNanoseconds: timeout, now: table.now)
+        // The wait for the driver counts.
+        let remaining = deadline.nanoseconds - min(now.nanoseconds, deadline.nanoseconds)
+        let id = try table.endpoint.connect(type, to: target, from: port, timeoutNanoseconds: remaining, now: now)
         table.join(self, id)
         table.endpoint.setBuffer(id, byteCount: UInt32(clamping: settingsInForce.bufferSize))
         peer = target

@@ -95,14 +95,14 @@ struct RelayOpening {
                 + "--connect-timeout waits longer"
         case (.protocolError, _):
             return "\(target) gave an unknown answer: is it a hybrid vsock socket?"
-        case (_, .noSuchFile), (_, .connectionRefused):
-            let offer = type == .stream ? "" : ", and does it offer SOCK_SEQPACKET"
-            return "connect \(target): \(text(error)): is the device running\(offer) (\(device))?"
+        case (.noDevice, _):
+            return "connect \(target): no device is there: is it running (\(device))?"
+        case (.socketTypeNotSupported, _):
+            return type == .seqpacket
+                ? "connect \(target): the device has no such socket: does it offer SOCK_SEQPACKET (\(device))?"
+                : "connect \(target): that socket is of the other type; give the path without _seqpacket"
         case (_, .permissionDenied):
             return "connect \(target): \(text(error)): run as the user of the device, or give access to the socket"
-        case (_, .wrongSocketType):
-            return
-                "connect \(target): \(text(error)): that socket is of the other type; give the path without _seqpacket"
         default:
             return "connect \(target): \(text(error)): --transport uds:PATH is the device's --uds-path"
         }
