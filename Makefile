@@ -7,7 +7,7 @@ SWIFT ?= swift
 SWIFT_BUILD_FLAGS ?=
 BUILD_FLAGS = --explicit-target-dependency-import-check error $(SWIFT_BUILD_FLAGS)
 VSOCK = $(CURDIR)/.build/release/vsock
-FORMATTED = Package.swift Sources Tests
+FORMATTED = Package.swift Sources Tests Examples
 
 .PHONY: help setup build release demo test lint format clean
 # Two builds at once would wait for each other.

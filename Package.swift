@@ -59,8 +59,19 @@ let package = Package(
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
             ], swiftSettings: settings),
 
-        // Helpers of tests, without system calls.
+        // What a program that uses the package looks like; see Examples/README.md.
+        .executableTarget(
+            name: "EchoServer", dependencies: ["Vsock"], path: "Examples/EchoServer", swiftSettings: settings),
+        .executableTarget(
+            name: "RecordClient", dependencies: ["Vsock"], path: "Examples/RecordClient", swiftSettings: settings),
+        .executableTarget(
+            name: "EmbeddedDevice", dependencies: ["Vsock"], path: "Examples/EmbeddedDevice", swiftSettings: settings),
+        .executableTarget(
+            name: "Conversation", dependencies: ["Vsock"], path: "Examples/Conversation", swiftSettings: settings),
+
+        // Helpers of tests: without system calls, and programs that tests run.
         .target(name: "VsockTestSupport", dependencies: ["VsockWire", "VsockCore"], swiftSettings: settings),
+        .target(name: "VsockTestPrograms", dependencies: ["VsockSystem"], swiftSettings: settings),
         .testTarget(name: "VsockWireTests", dependencies: ["VsockWire", "VsockTestSupport"], swiftSettings: settings),
         .testTarget(
             name: "VsockCoreTests", dependencies: ["VsockWire", "VsockCore", "VsockTestSupport"],
@@ -81,13 +92,20 @@ let package = Package(
                 "VsockWire", "VsockCore", "VirtioQueue", "VsockSystem", "VsockTransport", "Vsock", "VsockTestSupport",
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: settings),
+        .testTarget(
+            name: "ExampleTests",
+            dependencies: [
+                "EchoServer", "RecordClient", "EmbeddedDevice", "Conversation", "vsock", "VsockSystem",
+                "VsockTestPrograms",
+            ], swiftSettings: settings),
         .testTarget(name: "LayeringTests", swiftSettings: settings),
         .testTarget(
             name: "VsockCommandTests",
             dependencies: ["vsock", "VsockWire", "VsockCore", "VsockSystem", "VsockTransport"],
             swiftSettings: settings),
         .testTarget(
-            name: "GuestTests", dependencies: ["vsock", "VsockSystem"], exclude: ["Programs"], swiftSettings: settings),
+            name: "GuestTests", dependencies: ["vsock", "Conversation", "VsockSystem", "VsockTestPrograms"],
+            exclude: ["Programs"], swiftSettings: settings),
     ],
     swiftLanguageModes: [.v6]
 )

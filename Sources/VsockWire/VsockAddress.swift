@@ -54,7 +54,35 @@ public struct VsockAddress: Hashable, Sendable {
     }
 }
 
-extension VsockAddress: CustomStringConvertible {
+extension VsockAddress.ContextID: LosslessStringConvertible {
+    /// The number in decimal.
+    public var description: String { "\(rawValue)" }
+    /// A number in decimal; nil for anything else.
+    public init?(_ description: String) {
+        guard let number = UInt32(description) else { return nil }
+        rawValue = number
+    }
+}
+
+extension VsockAddress.Port: LosslessStringConvertible {
+    /// The number in decimal.
+    public var description: String { "\(rawValue)" }
+    /// A number in decimal; nil for anything else.
+    public init?(_ description: String) {
+        guard let number = UInt32(description) else { return nil }
+        rawValue = number
+    }
+}
+
+extension VsockAddress: LosslessStringConvertible {
     /// `cid:port`, as Linux's trace events print it.
-    public var description: String { "\(cid.rawValue):\(port.rawValue)" }
+    public var description: String { "\(cid):\(port)" }
+    /// `cid:port`; nil for anything else.
+    public init?(_ description: String) {
+        let parts = description.split(separator: ":", omittingEmptySubsequences: false)
+        guard parts.count == 2, let cid = ContextID(String(parts[0])), let port = Port(String(parts[1])) else {
+            return nil
+        }
+        self.init(cid: cid, port: port)
+    }
 }

@@ -2,6 +2,7 @@
 
 import Foundation
 import Testing
+import VsockTestPrograms
 
 /// One program in the guest and one on the host, joined by a connection, run to their ends.
 struct Exchange: CustomStringConvertible {

@@ -5,6 +5,7 @@
 
 import Foundation
 import VsockSystem
+import VsockTestPrograms
 
 /// Where the parts of a test are.
 enum Place {

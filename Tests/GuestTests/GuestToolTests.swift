@@ -6,6 +6,7 @@
 import Foundation
 import Testing
 import VsockSystem
+import VsockTestPrograms
 
 @Suite("Tools in guests", .serialized)
 struct GuestToolTests {

@@ -8,6 +8,7 @@
 import Foundation
 import Testing
 import VsockSystem
+import VsockTestPrograms
 
 /// How much crosses.
 enum Load {

@@ -47,6 +47,21 @@ struct LayeringTests {
     }
 }
 
+@Suite("Examples")
+struct ExampleRuleTests {
+    @Test("an example is a target that uses the product and nothing else")
+    func targets() throws {
+        let manifest = Manifest(String(decoding: try SourceTree.file("Package.swift").all, as: UTF8.self))
+        #expect(try SourceTree.folders(in: "Examples") == Set(manifest.examples.map(\.name)))
+        for example in manifest.examples {
+            #expect(example.targets == ["Vsock"] && example.products == [], "\(example.name)")
+        }
+        let files = try SourceTree.files(below: "Examples", ["swift"])
+        #expect(!files.isEmpty)
+        #expect(files.flatMap { SourceRules.imports($0, of: .example) } == [])
+    }
+}
+
 @Suite("Files")
 struct FileTests {
     private static let sourceKinds: Set<String> = ["swift", "c", "h"]
@@ -62,12 +77,12 @@ struct FileTests {
         #expect(try SourceTree.files(below: folder, Self.testKinds).flatMap(SourceRules.name) == [])
     }
 
-    @Test("every file names its licence", arguments: ["Sources", "Tests", "Scripts"])
+    @Test("every file names its licence", arguments: ["Sources", "Tests", "Examples", "Scripts"])
     func licence(folder: String) throws {
         #expect(try SourceTree.files(below: folder, Self.testKinds).flatMap(SourceRules.licence) == [])
     }
 
-    @Test("nothing is left for later", arguments: ["Sources", "Tests", "Scripts"])
+    @Test("nothing is left for later", arguments: ["Sources", "Tests", "Examples", "Scripts"])
     func markers(folder: String) throws {
         #expect(try SourceTree.files(below: folder, Self.testKinds).flatMap(SourceRules.markers) == [])
     }
@@ -77,7 +92,7 @@ struct FileTests {
         #expect(SourceRules.markers(try SourceTree.file(path)) == [])
     }
 
-    @Test("nothing ends the process on purpose", arguments: ["Sources", "Tests"])
+    @Test("nothing ends the process on purpose", arguments: ["Sources", "Tests", "Examples"])
     func traps(folder: String) throws {
         #expect(try SourceTree.files(below: folder, ["swift"]).flatMap(SourceRules.traps) == [])
     }

@@ -56,7 +56,12 @@ struct Layer {
             libraries: ["ArgumentParser", "Logging"], systemModules: ["Synchronization"]),
         // Shared by tests: knows wire and core, and no more than they do.
         Layer("VsockTestSupport", layers: ["VsockWire", "VsockCore"], isPure: true),
+        // Shared by tests: programs and their output.
+        Layer("VsockTestPrograms", layers: ["VsockSystem"]),
     ]
+
+    /// What an example may import: the product, and the C library.
+    static let example = Layer("an example", layers: ["Vsock"], systemModules: ["Glibc"])
 
     /// The row of a folder.
     static func named(_ name: some StringProtocol) -> Layer? { all.first { $0.name == name } }

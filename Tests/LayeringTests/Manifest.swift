@@ -15,14 +15,17 @@ struct Manifest {
         var products: Set<String> = []
     }
 
-    /// The targets in the order of the manifest.
+    /// The targets in the order of the manifest, but for the examples.
     let targets: [Target]
+    /// The targets below Examples.
+    let examples: [Target]
     /// The test targets' names.
     let testTargets: Set<String>
 
     /// Reads a manifest's text.
     init(_ text: String) {
         var targets: [Target] = []
+        var examples: [Target] = []
         var tests: Set<String> = []
         let declaration = /\.(target|executableTarget|testTarget)\(/
         let matches = text.matches(of: declaration)
@@ -40,9 +43,14 @@ struct Manifest {
                 let rest = list.replacing(/\.product\([^)]*\)/, with: "")
                 target.targets = Set(rest.matches(of: /"([^"]+)"/).map { String($0.1) })
             }
-            targets.append(target)
+            if body.contains("path: \"Examples/\(name)\"") {
+                examples.append(target)
+            } else {
+                targets.append(target)
+            }
         }
         self.targets = targets
+        self.examples = examples
         testTargets = tests
     }
 

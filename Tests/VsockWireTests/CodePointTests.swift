@@ -75,7 +75,14 @@ struct CodePointTests {
         #expect(VsockAddress.Port.any.rawValue == 0xffff_ffff)
         #expect(VsockAddress.Port.lastReserved.rawValue == 1023)
         #expect(VsockAddress(cid: 3, port: 1234).description == "3:1234")
+        #expect(VsockAddress("3:1234") == VsockAddress(cid: 3, port: 1234))
+        #expect(VsockAddress.Port("4294967295") == .any)
     }
+
+    @Test(
+        "of addresses, only what is one is read",
+        arguments: ["", ":", "3", "3:", ":1", "3:1:1", "3:4294967296", "-1:1", "3: 1", "host:1", "3:0x1"])
+    func noAddress(text: String) { #expect(VsockAddress(text) == nil) }
 
     @Test("of context IDs: 0, 1, 2 and all ones are never a guest's")
     func reservedContextIDs() {

@@ -2,26 +2,30 @@
 //
 // Programs of the tests: real processes with their output in pipes, every wait with a deadline.
 
-import Foundation
 import VsockSystem
 
 /// What went wrong with a program, in a line.
-struct ProgramError: Error, CustomStringConvertible {
-    let description: String
+public struct ProgramError: Error, CustomStringConvertible {
+    /// The line.
+    public let description: String
+
+    /// An error with its line.
+    public init(description: String) { self.description = description }
 }
 
 /// A process whose output is read line by line.
-final class Program {
-    let name: String
+public final class Program {
+    /// For messages.
+    public let name: String
     private let child: ChildProcess
     private let output: SharedFileDescriptor
     private var input: SharedFileDescriptor?
     private var pending: [UInt8] = []
     /// All output so far, for messages.
-    private(set) var transcript = ""
+    public private(set) var transcript = ""
 
     /// Starts `arguments`; its standard error goes to this process's.
-    init(_ name: String, _ arguments: [String]) throws {
+    public init(_ name: String, _ arguments: [String]) throws {
         self.name = name
         let outputPipe = try DescriptorIO.makePipe(nonBlocking: false)
         let inputPipe = try DescriptorIO.makePipe(nonBlocking: false)
@@ -35,13 +39,13 @@ final class Program {
 
     deinit {
         // Fails for a program that has been waited for.
-        try? child.kill(SIGKILL)
+        try? child.kill(Signal.kill)
         _ = try? child.wait(timeoutNanoseconds: 5_000_000_000)
     }
 
     /// The next line, without its end; nil at the end of the output.
-    func nextLine(seconds: Double) throws -> String? {
-        let deadline = Date().addingTimeInterval(seconds)
+    public func nextLine(seconds: Double) throws -> String? {
+        let deadline = MonotonicClock.now() + UInt64(seconds * 1e9)
         while true {
             if let end = pending.firstIndex(of: UInt8(ascii: "\n")) {
                 let line = String(decoding: pending[..<end], as: UTF8.self)
@@ -49,10 +53,10 @@ final class Program {
                 transcript += line + "\n"
                 return line
             }
-            let left = deadline.timeIntervalSinceNow
-            guard left > 0 else { throw ProgramError(description: "\(name): no output for \(seconds) s") }
+            let now = MonotonicClock.now()
+            guard now < deadline else { throw ProgramError(description: "\(name): no output for \(seconds) s") }
             let ready = try DescriptorIO.waitUntilReady(
-                output.rawValue, for: .readable, timeoutNanoseconds: UInt64(left * 1e9))
+                output.rawValue, for: .readable, timeoutNanoseconds: deadline - now)
             guard !ready.isEmpty else { continue }
             var buffer = [UInt8](repeating: 0, count: 65536)
             guard
@@ -65,7 +69,7 @@ final class Program {
     }
 
     /// Lines until one contains `text`, which is returned.
-    func waitForLine(containing text: String, seconds: Double) throws -> String {
+    public func waitForLine(containing text: String, seconds: Double) throws -> String {
         while let line = try nextLine(seconds: seconds) {
             if line.contains(text) { return line }
         }
@@ -73,7 +77,7 @@ final class Program {
     }
 
     /// Writes a line to its standard input.
-    func write(_ line: String) throws {
+    public func write(_ line: String) throws {
         var bytes = Array((line + "\n").utf8)[...]
         while !bytes.isEmpty {
             guard let input,
@@ -84,12 +88,13 @@ final class Program {
     }
 
     /// Ends its standard input.
-    func closeInput() { input = nil }
+    public func closeInput() { input = nil }
 
-    func kill(_ signal: Int32) throws { try child.kill(signal) }
+    /// Sends it a signal.
+    public func kill(_ signal: Int32) throws { try child.kill(signal) }
 
     /// Waits for its end and returns the status that a shell would give.
-    func end(seconds: Double) throws -> Int32 {
+    public func end(seconds: Double) throws -> Int32 {
         while try nextLine(seconds: seconds) != nil {}
         guard let status = try child.wait(timeoutNanoseconds: UInt64(seconds * 1e9)) else {
             throw ProgramError(description: "\(name) did not end within \(seconds) s")
@@ -97,5 +102,6 @@ final class Program {
         return status.shellStatus
     }
 
-    var processID: Int32 { child.processID }
+    /// Its process ID.
+    public var processID: Int32 { child.processID }
 }
