@@ -31,13 +31,14 @@ public struct ConnectionID: Hashable, Sendable {
 
 /// The four numbers that tell connections of an endpoint apart.
 struct FlowKey: Hashable, Sendable {
+    var localCID: UInt32
     var peerCID: UInt32
     var peerPort: UInt32
     var localPort: UInt32
 
     func hash(into hasher: inout Hasher) {
         hasher.combine(UInt64(peerPort) << 32 | UInt64(localPort))
-        hasher.combine(peerCID)
+        hasher.combine(UInt64(peerCID) << 32 | UInt64(localCID))
     }
 }
 

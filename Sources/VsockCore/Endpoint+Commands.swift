@@ -26,22 +26,23 @@ extension Endpoint {
         listeners[port]?.waitingCount = count - 1
     }
 
-    /// Asks the peer for a connection; ``Reception/connected(_:)`` or ``Reception/connectFailed(_:_:)`` follows, or
+    /// Asks the peer for a connection, as `localCID` where this side answers for several; ``Reception/connected(_:)`` or ``Reception/connectFailed(_:_:)`` follows, or
     /// ``Expiry/connectTimedOut(_:)``.
     /// - Throws: ``SocketError/socketTypeNotSupported``; ``SocketError/addressInUse`` when the local port is taken
     ///   or no ephemeral port is free; ``SocketError/noBufferSpace`` at the limit of connections.
     public mutating func connect(
-        _ type: SocketType, to peer: VsockAddress, from localPort: UInt32? = nil, timeoutNanoseconds: UInt64? = nil,
-        now: Instant
+        _ type: SocketType, to peer: VsockAddress, as localCID: VsockAddress.ContextID? = nil,
+        from localPort: UInt32? = nil, timeoutNanoseconds: UInt64? = nil, now: Instant
     ) throws(SocketError) -> ConnectionID {
         guard type != .seqpacket || configuration.framing != .none else { throw .socketTypeNotSupported }
-        let port: UInt32
+        var flow = FlowKey(
+            localCID: (localCID ?? configuration.localCID).rawValue, peerCID: peer.cid.rawValue,
+            peerPort: peer.port.rawValue, localPort: 0)
         if let localPort {
-            port = localPort
+            flow.localPort = localPort
         } else {
-            port = try freePort(peer)
+            flow.localPort = try freePort(flow)
         }
-        let flow = FlowKey(peerCID: peer.cid.rawValue, peerPort: peer.port.rawValue, localPort: port)
         guard flows[flow] == nil else { throw .addressInUse }
         guard let slot = allocate(flow, type: type, state: .connecting) else { throw .noBufferSpace }
         let timeout = timeoutNanoseconds ?? configuration.connectTimeoutNanoseconds
@@ -145,13 +146,14 @@ extension Endpoint {
         if isAwaited || credit.needsUpdate { enqueue(slot, .creditUpdate) }
     }
 
-    private mutating func freePort(_ peer: VsockAddress) throws(SocketError) -> UInt32 {
+    private mutating func freePort(_ template: FlowKey) throws(SocketError) -> UInt32 {
+        var flow = template
         let range = configuration.ephemeralPorts
         // One attempt more than there can be ports in use finds a free one or there is none.
         for _ in 0...(connections.count + listeners.count) {
             let port = nextEphemeralPort
             nextEphemeralPort = port == range.upperBound ? range.lowerBound : port + 1
-            let flow = FlowKey(peerCID: peer.cid.rawValue, peerPort: peer.port.rawValue, localPort: port)
+            flow.localPort = port
             if flows[flow] == nil, listeners[port] == nil { return port }
         }
         throw .addressInUse

@@ -13,13 +13,14 @@ extension Endpoint {
         guard let source = UInt32(exactly: header.sourceCID),
             configuration.peerCID.map({ $0.rawValue == source }) ?? true
         else { return drop(.foreignSource) }
-        guard header.destinationCID == UInt64(configuration.localCID.rawValue) else {
-            return refuse(header, .foreignDestination)
-        }
+        guard let local = UInt32(exactly: header.destinationCID),
+            configuration.answersForAnyCID || local == configuration.localCID.rawValue
+        else { return refuse(header, .foreignDestination) }
         guard header.type.isKnown, header.type != .seqpacket || configuration.framing != .none else {
             return refuse(header, .wrongType)
         }
-        let flow = FlowKey(peerCID: source, peerPort: header.sourcePort, localPort: header.destinationPort)
+        let flow = FlowKey(
+            localCID: local, peerCID: source, peerPort: header.sourcePort, localPort: header.destinationPort)
         guard let found = flows[flow] else { return receiveWithoutConnection(header, flow, now: now) }
         let slot = Int(found)
         guard connections[slot].type == header.type else { return refuse(header, .wrongType) }

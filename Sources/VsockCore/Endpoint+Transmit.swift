@@ -236,7 +236,7 @@ extension Endpoint {
         connections[slot].credit.advertise()
         let connection = connections[slot]
         return PacketHeader(
-            sourceCID: UInt64(configuration.localCID.rawValue), destinationCID: UInt64(connection.flow.peerCID),
+            sourceCID: UInt64(connection.flow.localCID), destinationCID: UInt64(connection.flow.peerCID),
             sourcePort: connection.flow.localPort, destinationPort: connection.flow.peerPort,
             type: connection.type, operation: operation, flags: flags,
             bufferAllocation: connection.credit.bufferAllocation,

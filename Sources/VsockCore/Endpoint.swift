@@ -63,10 +63,20 @@ public struct Endpoint: ~Copyable, Sendable {
         guard let slot = slot(id) else { return nil }
         let connection = connections[slot]
         return ConnectionSnapshot(
-            type: connection.type, localPort: connection.flow.localPort, peerCID: connection.flow.peerCID,
-            peerPort: connection.flow.peerPort, credit: connection.credit,
+            type: connection.type, localCID: connection.flow.localCID, localPort: connection.flow.localPort,
+            peerCID: connection.flow.peerCID, peerPort: connection.flow.peerPort, credit: connection.credit,
             localShutdown: connection.localShutdown, peerShutdown: connection.peerShutdown,
             isEstablished: connection.state == .established)
+    }
+
+    /// The connection that a packet of the peer belongs to; nil when there is none that goes on.
+    public func connection(of header: PacketHeader) -> ConnectionID? {
+        let flow = FlowKey(
+            localCID: UInt32(truncatingIfNeeded: header.destinationCID),
+            peerCID: UInt32(truncatingIfNeeded: header.sourceCID), peerPort: header.sourcePort,
+            localPort: header.destinationPort)
+        guard let found = flows[flow], connections[Int(found)].state != .resetting else { return nil }
+        return id(Int(found))
     }
 
     /// Names of all connections, in slot order.
@@ -147,6 +157,8 @@ public struct Endpoint: ~Copyable, Sendable {
 public struct ConnectionSnapshot: Sendable, Equatable {
     /// Socket type.
     public var type: SocketType
+    /// Context ID of this side.
+    public var localCID: UInt32
     /// Port on this side.
     public var localPort: UInt32
     /// Context ID of the peer.

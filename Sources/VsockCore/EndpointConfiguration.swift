@@ -22,6 +22,9 @@ public struct EndpointConfiguration: Sendable {
 
     /// The context ID of this side.
     public var localCID: VsockAddress.ContextID
+    /// Whether this side answers for whatever context ID a packet is sent to, the owner having checked that it may:
+    /// for a device that is the other guests to its own.
+    public var answersForAnyCID = false
     /// The only peer there is; nil when packets may come from any context ID.
     public var peerCID: VsockAddress.ContextID?
     /// How records are marked.

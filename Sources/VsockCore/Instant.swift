@@ -22,4 +22,11 @@ public struct Instant: Comparable, Hashable, Sendable {
         let (sum, overflow) = self.nanoseconds.addingReportingOverflow(nanoseconds)
         return Instant(nanoseconds: overflow ? .max : sum)
     }
+
+    /// The earlier of two deadlines, of which either may not be set.
+    @inlinable
+    public static func earliest(_ left: Instant?, _ right: Instant?) -> Instant? {
+        guard let left, let right else { return left ?? right }
+        return min(left, right)
+    }
 }

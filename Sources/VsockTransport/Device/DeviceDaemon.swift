@@ -50,11 +50,15 @@ public final class DeviceDaemon: Sendable {
     private static func startWorkers(
         _ count: Int, _ configurations: [VsockDeviceConfiguration], _ log: Logger
     ) throws(SystemCallError) -> [DeviceWorker] {
+        var mailboxes: [LoopMailbox] = []
+        for _ in 0..<count { mailboxes.append(try LoopMailbox()) }
+        let siblings = SiblingDirectory(
+            configurations.enumerated().map { ($0.element, mailboxes[$0.offset % count]) })
         var workers: [DeviceWorker] = []
         do throws(SystemCallError) {
             for index in 0..<count {
                 let mine = configurations.enumerated().filter { $0.offset % count == index }.map(\.element)
-                workers.append(try DeviceWorker(mine, log: log))
+                workers.append(try DeviceWorker(mine, siblings: siblings, mailbox: mailboxes[index], log: log))
             }
         } catch {
             for worker in workers {

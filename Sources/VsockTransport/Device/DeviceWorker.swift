@@ -10,9 +10,10 @@ final class DeviceWorker: Sendable {
     private let thread: WorkerThread
     private let started: StartSignal
 
-    /// Starts the thread; ``waitUntilReady()`` tells how that went.
-    init(_ configurations: [VsockDeviceConfiguration], log: Logger) throws(SystemCallError) {
-        let mailbox = try LoopMailbox()
+    /// Starts the thread, whose loop has `mailbox`; ``waitUntilReady()`` tells how that went.
+    init(
+        _ configurations: [VsockDeviceConfiguration], siblings: SiblingDirectory, mailbox: LoopMailbox, log: Logger
+    ) throws(SystemCallError) {
         let started = try StartSignal()
         self.mailbox = mailbox
         self.started = started
@@ -21,7 +22,8 @@ final class DeviceWorker: Sendable {
                 for configuration in configurations {
                     var log = log
                     log[metadataKey: "cid"] = "\(configuration.guestCID)"
-                    servers.append(try VhostUserServer(configuration, loop: loop, log: log))
+                    let links = siblings.links(of: configuration.guestCID)
+                    servers.append(try VhostUserServer(configuration, links: links, loop: loop, log: log))
                 }
             }
         }

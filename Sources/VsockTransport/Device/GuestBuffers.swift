@@ -87,15 +87,36 @@ final class GuestBuffers {
 
     /// Fills the next reserved slot with a packet whose payload is `bytes`.
     func commit(_ header: PacketHeader, payload bytes: UnsafeRawBufferPointer) {
+        fill(bytes, at: 0)
+        commit(header)
+    }
+
+    /// Writes bytes into the payload areas of the next reserved slot, from the `start`th on.
+    func fill(_ bytes: UnsafeRawBufferPointer, at start: Int) {
+        var skip = start
         var offset = 0
         for index in nextPayload where offset < bytes.count {
             let segment = segments[index]
-            let area = UnsafeMutableRawBufferPointer(start: segment.base, count: segment.count)
-            let count = min(segment.count, bytes.count - offset)
+            guard skip < segment.count else {
+                skip -= segment.count
+                continue
+            }
+            let area = UnsafeMutableRawBufferPointer(start: segment.base + skip, count: segment.count - skip)
+            let count = min(area.count, bytes.count - offset)
             area.copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[offset..<(offset + count)]))
             offset += count
+            skip = 0
         }
-        commit(header)
+    }
+
+    /// Fills slots with the control packets that `endpoint` owes the guest; true when the guest has none left.
+    func transmitControl(of endpoint: inout Endpoint) throws(VirtqueueError) -> Bool {
+        while endpoint.hasControlPackets {
+            guard try reserve(byteCount: 0, slotLimit: 1) != nil else { return true }
+            if let header = endpoint.nextControlPacket() { commit(header) }
+            release()
+        }
+        return false
     }
 
     private func show(_ header: PacketHeader, _ payload: Range<Int>, to tap: any PacketTap) {

@@ -18,9 +18,10 @@ final class VhostUserServer: PollHandler {
     private let retry = Retry()
 
     /// Creates the device's sockets and listens for a monitor. Without a `host` of the caller's, the host is the file
-    /// system.
+    /// system, and `links` are the other guests.
     init(
-        _ configuration: VsockDeviceConfiguration, host: (any DeviceHost)? = nil, loop: EventLoop, log: Logger
+        _ configuration: VsockDeviceConfiguration, host: (any DeviceHost)? = nil, links: SiblingLinks? = nil,
+        loop: EventLoop, log: Logger
     ) throws(SystemCallError) {
         self.loop = loop
         self.log = log
@@ -30,7 +31,7 @@ final class VhostUserServer: PollHandler {
         if let host {
             device = VsockDevice(configuration, host: host, loop: loop, log: log)
         } else {
-            device = try VsockDevice(configuration, loop: loop, log: log)
+            device = try VsockDevice(configuration, links: links, loop: loop, log: log)
         }
         super.init()
         retry.server = self

@@ -7,6 +7,8 @@
 //      guest's receive queue  (0) <-- endpoint <-- host sockets        VsockDevice+Receive
 //      event queue            (2)     the guest's buffers are kept, nothing is sent yet
 //
+// Where the VM has siblings, RoutingHost splits both ways between the host sockets and SiblingHost.
+//
 // The device outlives the VM's monitor: VhostUserServer joins it to one vhost-user session after another, and the
 // host's sockets stay. All of it belongs to one event loop. A ring that breaks the rules stops the device until the
 // monitor sets it up anew; other devices go on.
@@ -41,6 +43,8 @@ final class VsockDevice: LoopTask {
     let hostSide: any DeviceHost
     /// The host programs' sockets, when the host is the file system.
     private let listener: HybridListener?
+    /// The other guests, when there are any that it may reach.
+    private let siblings: SiblingHost?
 
     var memory: GuestMemory?
     var receiveQueue: RunningQueue?
@@ -66,8 +70,10 @@ final class VsockDevice: LoopTask {
     /// paused, and its connections live.
     private var transmitIndexAtStop: UInt16?
 
-    /// Creates the device and the host's sockets.
-    init(_ configuration: VsockDeviceConfiguration, loop: EventLoop, log: Logger) throws(SystemCallError) {
+    /// Creates the device and the host's sockets; `links` are the guests that it reaches.
+    init(
+        _ configuration: VsockDeviceConfiguration, links: SiblingLinks?, loop: EventLoop, log: Logger
+    ) throws(SystemCallError) {
         self.configuration = configuration
         self.loop = loop
         self.log = log
@@ -77,14 +83,15 @@ final class VsockDevice: LoopTask {
         endpoint.connectTimeoutNanoseconds = configuration.connectTimeoutNanoseconds
         endpoint.closeTimeoutNanoseconds = configuration.closeTimeoutNanoseconds
         let host = HybridHost(path: configuration.hybridPath, endpoint: endpoint, loop: loop, log: log)
-        hostSide = host
+        siblings = links.map { SiblingHost($0, endpoint: endpoint, loop: loop, log: log) }
+        hostSide = siblings.map { RoutingHost(host: host, siblings: $0) } ?? host
         listener = try HybridListener(
             host, mode: configuration.socketMode, owner: configuration.socketOwner,
             clientTimeoutNanoseconds: configuration.clientTimeoutNanoseconds, loop: loop, log: log)
         traceLog = PacketTraceLog(log)
         super.init()
         setTap(configuration.tap)
-        host.carrier = self
+        hostSide.carrier = self
     }
 
     /// Creates the device over a host of the caller's.
@@ -94,6 +101,7 @@ final class VsockDevice: LoopTask {
         self.log = log
         hostSide = host
         listener = nil
+        siblings = nil
         traceLog = PacketTraceLog(log)
         super.init()
         setTap(configuration.tap)
@@ -171,6 +179,7 @@ final class VsockDevice: LoopTask {
         tap?.batchEnded()
         driverLeft()
         listener?.stop()
+        siblings?.stop()
         loop.forget(self)
     }
 

@@ -42,6 +42,8 @@ public struct VsockDeviceConfiguration: Sendable {
     public var socketPath: String
     /// `PATH` of the host's Unix sockets.
     public var hybridPath: String
+    /// Guests of one daemon that share a group reach each other.
+    public var groups: Set<String> = ["default"]
     /// Record framing.
     public var seqpacket = SeqpacketMode.auto
     /// Receive buffer of each connection, in bytes.

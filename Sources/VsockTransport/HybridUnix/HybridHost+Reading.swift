@@ -28,7 +28,7 @@ extension HybridHost {
 
     /// Fills the guest's buffers; true when it ran out of them.
     func transmit(into buffers: GuestBuffers) throws(VirtqueueError) -> Bool {
-        if try transmitControl(into: buffers) { return true }
+        if try buffers.transmitControl(of: &endpoint) { return true }
         requeueWritable()
         for _ in 0..<readyQueue.count {
             guard let slot = readyQueue.popFirst() else { break }
@@ -41,16 +41,7 @@ extension HybridHost {
                 enqueue(socket)
                 return true
             }
-            if try transmitControl(into: buffers) { return true }
-        }
-        return false
-    }
-
-    private func transmitControl(into buffers: GuestBuffers) throws(VirtqueueError) -> Bool {
-        while endpoint.hasControlPackets {
-            guard try buffers.reserve(byteCount: 0, slotLimit: 1) != nil else { return true }
-            if let header = endpoint.nextControlPacket() { buffers.commit(header) }
-            buffers.release()
+            if try buffers.transmitControl(of: &endpoint) { return true }
         }
         return false
     }

@@ -1,0 +1,181 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Guests of one daemon that share a group, each with connections, credit, packet sizes and a framing of its own.
+
+import Testing
+import VsockCore
+import VsockSystem
+import VsockTestSupport
+import VsockWire
+
+@testable import VsockTransport
+
+/// The framings of two guests.
+struct FramingPair: Sendable, CustomTestStringConvertible {
+    let first: RecordFraming
+    let second: RecordFraming
+    var testDescription: String { "\(first) to \(second)" }
+
+    static let all = [RecordFraming.standard, .rfcV5].flatMap { first in
+        [RecordFraming.standard, .rfcV5].map { FramingPair(first: first, second: $0) }
+    }
+}
+
+@Suite("Siblings")
+struct SiblingTests {
+    @Test("a stream between two guests, on one thread and on two, either of them asking", arguments: [1, 2])
+    func stream(workerLimit: Int) throws {
+        let daemon = try SiblingDaemon([["default"], ["default"]], workerLimit: workerLimit)
+        let guests = [try daemon.guest(3), try daemon.guest(4)]
+        for (client, server) in [(guests[0], guests[1]), (guests[1], guests[0])] {
+            try server.sockets.listen(.stream, port: 7)
+            let echo = try server.start { sockets in
+                let id = try sockets.accept(port: 7, timeoutNanoseconds: testDeadline)
+                let bytes = try sockets.receive(id, exactly: 1 << 20)
+                try sockets.send(bytes, to: id, timeoutNanoseconds: testDeadline)
+                #expect(try sockets.receive(id, timeoutNanoseconds: testDeadline) == nil)
+                try sockets.close(id)
+                try sockets.wait(testDeadline) { $0.connectionCount == 0 }
+            }
+            let id = try client.connect(.stream, to: server)
+            let bytes = pattern(1 << 20)
+            try client.sockets.send(bytes, to: id, timeoutNanoseconds: testDeadline)
+            #expect(try client.sockets.receive(id, exactly: bytes.count) == bytes)
+            try client.sockets.close(id)
+            try client.sockets.wait(testDeadline) { $0.connectionCount == 0 }
+            try echo.value()
+        }
+    }
+
+    @Test(
+        "a record is one record on the other side, with its MSG_EOR, whatever the framings", arguments: FramingPair.all)
+    func records(framings: FramingPair) throws {
+        let daemon = try SiblingDaemon([["a", "b"], ["b", "c"]])
+        let client = try daemon.guest(3, framings.first)
+        let server = try daemon.guest(4, framings.second)
+        let sizes = [1, 2, 3776, 3777, 65_536, 65_537, 200_000, 262_144, 7]
+        try server.sockets.listen(.seqpacket, port: 7)
+        let receiver = try server.start { sockets in
+            let id = try sockets.accept(port: 7, timeoutNanoseconds: testDeadline)
+            for (index, size) in sizes.enumerated() {
+                let record = try sockets.receive(id, timeoutNanoseconds: testDeadline)
+                #expect(record?.bytes == pattern(size, seed: index))
+                #expect(record?.hasEndOfRecordMark == (index % 2 == 1))
+            }
+            #expect(try sockets.receive(id, timeoutNanoseconds: testDeadline) == nil)
+        }
+        let id = try client.connect(.seqpacket, to: server)
+        for (index, size) in sizes.enumerated() {
+            try client.sockets.send(
+                pattern(size, seed: index), to: id, endOfRecord: index % 2 == 1, timeoutNanoseconds: testDeadline)
+        }
+        try client.sockets.close(id)
+        try receiver.value()
+    }
+
+    @Test("an empty record crosses where both framings have one, and is left out where the other has none")
+    func emptyRecords() throws {
+        let daemon = try SiblingDaemon([["g"], ["g"], ["g"]])
+        let sender = try daemon.guest(3, .rfcV5)
+        for (cid, framing, expected) in [
+            (UInt32(4), RecordFraming.rfcV5, [[], [1], []]), (5, .standard, [[1]]),
+        ] as [(UInt32, RecordFraming, [[UInt8]])] {
+            let server = try daemon.guest(cid, framing)
+            try server.sockets.listen(.seqpacket, port: 7)
+            let receiver = try server.start { sockets in
+                let id = try sockets.accept(port: 7, timeoutNanoseconds: testDeadline)
+                var records: [[UInt8]] = []
+                while let record = try sockets.receive(id, timeoutNanoseconds: testDeadline) {
+                    records.append(record.bytes)
+                }
+                return records
+            }
+            let id = try sender.connect(.seqpacket, to: server)
+            for record in [[], [1], []] as [[UInt8]] {
+                try sender.sockets.send(record, to: id, timeoutNanoseconds: testDeadline)
+            }
+            try sender.sockets.close(id)
+            #expect(try receiver.value() == expected)
+        }
+    }
+
+    @Test("a record that flows through the buffer reaches a sibling of the same framing whole")
+    func largeRecord() throws {
+        let daemon = try SiblingDaemon([["g"], ["g"]])
+        let client = try daemon.guest(3, .rfcV5)
+        let server = try daemon.guest(4, .rfcV5)
+        try server.sockets.listen(.seqpacket, port: 7)
+        let receiver = try server.start { sockets in
+            let id = try sockets.accept(port: 7, timeoutNanoseconds: testDeadline)
+            var records: [[UInt8]] = []
+            while let record = try sockets.receive(id, timeoutNanoseconds: testDeadline) {
+                records.append(record.bytes)
+            }
+            return records
+        }
+        let id = try client.connect(.seqpacket, to: server)
+        for seed in 0..<4 {
+            try client.sockets.send(pattern(1 << 20, seed: seed), to: id, timeoutNanoseconds: testDeadline)
+        }
+        try client.sockets.close(id)
+        #expect(try receiver.value() == (0..<4).map { pattern(1 << 20, seed: $0) })
+    }
+
+    @Test("a record that the sibling cannot hold: EMSGSIZE where the framing knows, a reset where it does not")
+    func oversizedRecord() throws {
+        let daemon = try SiblingDaemon([["g"], ["g"], ["g"]])
+        let server = try daemon.guest(3)
+        try server.sockets.listen(.seqpacket, port: 7)
+        let done = Done()
+        let serving = try server.serve(until: done)
+        let record = pattern(262_145)
+        let knowing = try daemon.guest(4)
+        let first = try knowing.connect(.seqpacket, to: server)
+        #expect(throws: SocketError.messageTooLong) {
+            try knowing.sockets.send(record, to: first, timeoutNanoseconds: testDeadline)
+        }
+        let unknowing = try daemon.guest(5, .rfcV5)
+        let second = try unknowing.connect(.seqpacket, to: server)
+        try unknowing.sockets.send(record, to: second, timeoutNanoseconds: testDeadline)
+        try unknowing.sockets.wait(testDeadline) { $0.error(second) != nil }
+        #expect(unknowing.sockets.error(second) == .connectionReset)
+        #expect(daemon.log.contains("connection between guests reset", "262145 bytes", "EMSGSIZE"))
+        done.set()
+        #expect(try serving.value())
+    }
+
+    @Test("random sizes, both types, all framings: what one guest sends is what the other receives", arguments: [1, 2])
+    func random(workerLimit: Int) throws {
+        let seed = UInt64.random(in: 0...UInt64.max)
+        print("seed \(seed)")
+        var random = PRNG(seed: seed)
+        for framings in FramingPair.all {
+            let daemon = try SiblingDaemon([["g"], ["g"]], workerLimit: workerLimit)
+            let client = try daemon.guest(3, framings.first)
+            let server = try daemon.guest(4, framings.second)
+            for type in [SocketType.stream, .seqpacket] {
+                let sizes = (0..<200).map { _ in
+                    random.chance(percent: 80) ? random.within(1...5000) : random.within(1...262_144)
+                }
+                try server.sockets.listen(type, port: 7 + UInt32(type.rawValue))
+                let receiver = try server.start { sockets in
+                    let id = try sockets.accept(port: 7 + UInt32(type.rawValue), timeoutNanoseconds: testDeadline)
+                    for (index, size) in sizes.enumerated() where type == .seqpacket {
+                        guard
+                            try sockets.receive(id, timeoutNanoseconds: testDeadline)?.bytes
+                                == pattern(size, seed: index)
+                        else { return false }
+                    }
+                    return try sockets.receiveToEnd(id)
+                        == (type == .seqpacket ? [] : flat(sizes.enumerated().map { pattern($1, seed: $0) }))
+                }
+                let id = try client.connect(type, to: server, port: 7 + UInt32(type.rawValue))
+                for (index, size) in sizes.enumerated() {
+                    try client.sockets.send(pattern(size, seed: index), to: id, timeoutNanoseconds: testDeadline)
+                }
+                try client.sockets.close(id)
+                #expect(try receiver.value(), "seed \(seed), \(framings.testDescription), \(type)")
+            }
+        }
+    }
+}
