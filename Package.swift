@@ -21,6 +21,7 @@ let package = Package(
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/jpsim/Yams", from: "6.2.2"),
     ],
     targets: [
         // Bytes and values.
@@ -57,6 +58,7 @@ let package = Package(
                 "VsockWire", "VsockCore", "VsockSystem", "VsockTransport", "Vsock",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
+                .product(name: "Yams", package: "Yams"),
             ], swiftSettings: settings),
 
         // What a program that uses the package looks like; see Examples/README.md.
@@ -101,7 +103,7 @@ let package = Package(
         .testTarget(name: "LayeringTests", swiftSettings: settings),
         .testTarget(
             name: "VsockCommandTests",
-            dependencies: ["vsock", "VsockWire", "VsockCore", "VsockSystem", "VsockTransport"],
+            dependencies: ["vsock", "VsockWire", "VsockCore", "VsockSystem", "VsockTransport", "VsockTestSupport"],
             swiftSettings: settings),
         .testTarget(
             name: "GuestTests", dependencies: ["vsock", "Conversation", "VsockSystem", "VsockTestPrograms"],

@@ -13,10 +13,12 @@ struct Serve: ParsableCommand {
         discussion: """
             One VM:      vsock serve --guest-cid 3 --socket /run/vm3.sock --uds-path /run/vm3.vsock
             Several:     vsock serve --vm guest-cid=3,socket=…,uds-path=… --vm guest-cid=4,…
+                         vsock serve --config vms.yaml
 
             A program on the host reaches port 1234 of the guest by connecting to the Unix socket UDS-PATH and sending \
             "CONNECT 1234\\n" (answer "OK <port>\\n"), or to UDS-PATH_seqpacket for SOCK_SEQPACKET. A program in the \
-            guest reaches, at CID 2 port 1234, the program on the host that listens on UDS-PATH_1234.
+            guest reaches, at CID 2 port 1234, the program on the host that listens on UDS-PATH_1234. Guests that share a \
+            group reach each other by CID.
             """)
 
     @Option(name: [.customLong("guest-cid"), .customLong("guest_cid")], help: "Context ID of the guest.")
@@ -39,6 +41,9 @@ struct Serve: ParsableCommand {
         name: [.customLong("queue-size"), .customLong("queue_size")], help: "Largest virtqueue, in descriptors.")
     var queueSize = VsockDeviceConfiguration.defaultQueueSize
 
+    @Option(help: "Groups of the VM, as a+b: guests that share one reach each other.")
+    var groups = "default"
+
     @Option(help: "Framing of SOCK_SEQPACKET: auto, standard, rfc-v5 or off.")
     var seqpacket: SeqpacketMode = .auto
 
@@ -46,11 +51,14 @@ struct Serve: ParsableCommand {
         name: .customLong("vm"),
         help: ArgumentHelp(
             """
-            A VM: guest-cid=N,socket=PATH,uds-path=PATH[,tx-buffer-size=N][,queue-size=N][,seqpacket=MODE]\
-            [,capture=FILE]. Repeatable.
+            A VM: guest-cid=N,socket=PATH,uds-path=PATH[,tx-buffer-size=N][,queue-size=N]\
+            [,groups=A+B][,seqpacket=MODE][,capture=FILE]. Repeatable.
             """,
             valueName: "key=value,…"))
     var vms: [String] = []
+
+    @Option(help: ArgumentHelp("A YAML file with the VMs: a list vms: of the keys of --vm.", valueName: "file"))
+    var config: String?
 
     @Option(help: ArgumentHelp("Capture the packets of all VMs into a pcap file.", valueName: "file"))
     var capture: String?
@@ -132,11 +140,18 @@ struct Serve: ParsableCommand {
     // MARK: Configuration
 
     private func virtualMachines() throws -> [VsockDeviceConfiguration] {
-        if !vms.isEmpty {
-            guard guestCID == nil, socket == nil, udsPath == nil else {
-                throw ValidationError("--vm describes a VM completely: give --guest-cid, --socket and --uds-path in it")
+        if config != nil || !vms.isEmpty {
+            guard guestCID == nil, socket == nil, udsPath == nil, config == nil || vms.isEmpty else {
+                throw ValidationError("VMs are described by --config, by --vm, or by --socket and --uds-path: give one")
             }
-            return try vms.map(VirtualMachineOption.parse)
+            if let config { return try ConfigurationFile.load(config) }
+        }
+        guard vms.isEmpty else {
+            do throws(VirtualMachineError) {
+                return try vms.map { (text) throws(VirtualMachineError) in try VirtualMachineOption.parse(text) }
+            } catch {
+                throw ValidationError("--vm: \(error.description)")
+            }
         }
         guard let socket else { throw ValidationError("--socket is missing: where shall the VM's monitor connect?") }
         guard let udsPath else { throw ValidationError("--uds-path is missing: where shall host programs connect?") }
@@ -145,6 +160,11 @@ struct Serve: ParsableCommand {
         configuration.bufferByteCount = txBufferSize
         configuration.queueSize = queueSize
         configuration.seqpacket = seqpacket
+        do throws(VirtualMachineError) {
+            configuration.groups = try VirtualMachineOption.groups(groups)
+        } catch {
+            throw ValidationError("--\(error.description)")
+        }
         return [configuration]
     }
 

@@ -1,41 +1,65 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The value of `--vm`: comma-separated key=value pairs, with the keys of vhost-device-vsock.
+// A VM as the user describes it: the value of `--vm` (comma-separated key=value pairs) or an entry of a configuration
+// file. Keys and defaults are those of vhost-device-vsock, and `-` and `_` are the same in them.
 
-import ArgumentParser
 import VsockTransport
 
-enum VirtualMachineOption {
+/// What is wrong with a VM's description.
+struct VirtualMachineError: Error {
+    /// The key that it is about; nil when one is missing.
+    var key: String?
+    /// One line.
+    var description: String
+}
+
+/// The values of a VM's keys.
+struct VirtualMachineOption {
     /// The context ID of a VM that names none, as in vhost-device-vsock.
     static let defaultGuestCID: UInt32 = 3
 
     private static let keys = [
-        "guest-cid", "socket", "uds-path", "tx-buffer-size", "queue-size", "seqpacket", "capture",
+        "guest-cid", "socket", "uds-path", "tx-buffer-size", "queue-size", "groups", "seqpacket", "capture",
     ]
 
-    /// Parses a VM's description.
-    static func parse(_ text: String) throws -> VsockDeviceConfiguration {
-        var values: [String: String] = [:]
+    private var values: [String: String] = [:]
+
+    /// Parses the value of `--vm`.
+    static func parse(_ text: String) throws(VirtualMachineError) -> VsockDeviceConfiguration {
+        var vm = VirtualMachineOption()
         for pair in text.split(separator: ",") {
             let parts = pair.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
-            let key = String(parts[0]).replacing("_", with: "-")
-            guard keys.contains(key) else {
-                throw ValidationError("--vm: unknown key \"\(parts[0])\"; the keys are \(keys.joined(separator: ", "))")
-            }
-            guard parts.count == 2, !parts[1].isEmpty else { throw ValidationError("--vm: \(key) needs a value") }
-            guard values.updateValue(String(parts[1]), forKey: key) == nil else {
-                throw ValidationError("--vm: \(key) is given twice")
-            }
+            try vm.set(String(parts[0]), parts.count == 2 ? String(parts[1]) : "")
         }
-        guard let socket = values["socket"] else { throw ValidationError("--vm: socket is missing") }
-        guard let path = values["uds-path"] else { throw ValidationError("--vm: uds-path is missing") }
+        return try vm.configuration()
+    }
+
+    /// Gives a key its value.
+    mutating func set(_ name: String, _ value: String) throws(VirtualMachineError) {
+        let key = name.replacing("_", with: "-")
+        guard Self.keys.contains(key) else {
+            throw VirtualMachineError(
+                key: name, description: "unknown key \"\(name)\"; the keys are \(Self.keys.joined(separator: ", "))")
+        }
+        guard !value.isEmpty else { throw VirtualMachineError(key: name, description: "\(name) needs a value") }
+        guard values.updateValue(value, forKey: key) == nil else {
+            throw VirtualMachineError(key: name, description: "\(name) is given twice")
+        }
+    }
+
+    /// The VM, when all that it needs is there.
+    func configuration() throws(VirtualMachineError) -> VsockDeviceConfiguration {
+        guard let socket = values["socket"] else { throw VirtualMachineError(description: "socket is missing") }
+        guard let path = values["uds-path"] else { throw VirtualMachineError(description: "uds-path is missing") }
         var configuration = VsockDeviceConfiguration(
-            guestCID: try number("guest-cid", values) ?? defaultGuestCID, socketPath: socket, hybridPath: path)
-        configuration.bufferByteCount = try number("tx-buffer-size", values) ?? configuration.bufferByteCount
-        configuration.queueSize = try number("queue-size", values) ?? configuration.queueSize
+            guestCID: try number("guest-cid") ?? Self.defaultGuestCID, socketPath: socket, hybridPath: path)
+        configuration.bufferByteCount = try number("tx-buffer-size") ?? configuration.bufferByteCount
+        configuration.queueSize = try number("queue-size") ?? configuration.queueSize
+        if let text = values["groups"] { configuration.groups = try Self.groups(text) }
         if let text = values["seqpacket"] {
             guard let mode = SeqpacketMode(rawValue: text) else {
-                throw ValidationError("--vm: seqpacket is auto, standard, rfc-v5 or off, not \"\(text)\"")
+                throw VirtualMachineError(
+                    key: "seqpacket", description: "seqpacket is auto, standard, rfc-v5 or off, not \"\(text)\"")
             }
             configuration.seqpacket = mode
         }
@@ -43,11 +67,20 @@ enum VirtualMachineOption {
         return configuration
     }
 
-    private static func number<Number: FixedWidthInteger>(
-        _ key: String, _ values: [String: String]
-    ) throws -> Number? {
+    /// The groups of `a+b`.
+    static func groups(_ text: String) throws(VirtualMachineError) -> Set<String> {
+        let names = text.split(separator: "+", omittingEmptySubsequences: false).map(String.init)
+        guard !names.contains("") else {
+            throw VirtualMachineError(key: "groups", description: "groups is a list such as a+b, not \"\(text)\"")
+        }
+        return Set(names)
+    }
+
+    private func number<Number: FixedWidthInteger>(_ key: String) throws(VirtualMachineError) -> Number? {
         guard let text = values[key] else { return nil }
-        guard let number = Number(text) else { throw ValidationError("--vm: \(key)=\(text) is not a number in range") }
+        guard let number = Number(text) else {
+            throw VirtualMachineError(key: key, description: "\(key)=\(text) is not a number in range")
+        }
         return number
     }
 }
