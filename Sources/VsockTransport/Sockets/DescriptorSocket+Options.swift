@@ -4,6 +4,7 @@
 
 import VsockCore
 import VsockSystem
+import VsockWire
 
 extension DescriptorSocket {
     /// SO_SNDBUF of a hybrid socket with records, which it bounds. The kernel grants net.core.wmem_max at most.
