@@ -154,7 +154,8 @@ extension Endpoint {
     }
 
     private func packetLimit(_ slot: Int) -> Int {
-        UnacknowledgedPackets.limit(peerBufferAllocation: connections[slot].credit.peerBufferAllocation)
+        guard configuration.limitsUnreadPackets else { return .max }
+        return UnacknowledgedPackets.limit(peerBufferAllocation: connections[slot].credit.peerBufferAllocation)
     }
 
     /// Packets that may be sent. One at least while all that is out belongs to the record under way: a receiver that

@@ -40,6 +40,9 @@ public struct EndpointConfiguration: Sendable {
     /// A sender that has run out of packets, not of bytes, asks this often what the peer has read: Linux before 6.8
     /// does not tell of a few bytes while there is plenty of space, and knows nothing of a limit of packets.
     public var creditProbeNanoseconds: UInt64 = 100_000_000
+    /// Whether a sender holds back when the peer has many unread packets, however few bytes they have: Linux guests
+    /// from 6.12.92 on reset a connection otherwise. Linux's own sender does not.
+    public var limitsUnreadPackets = true
     /// See ``defaultMaximumConnectionCount``.
     public var maximumConnectionCount = defaultMaximumConnectionCount
     /// See ``defaultMaximumReplyCount``.

@@ -13,6 +13,9 @@ enum Console {
     /// Writes a line to standard error.
     static func report(_ text: String) { write(text + "\n", to: 2) }
 
+    /// Replaces the line that the cursor of standard error is in, which is a terminal.
+    static func redraw(_ text: String) { write("\r\u{1B}[K" + text, to: 2) }
+
     private static func write(_ text: String, to descriptor: Int32) {
         var bytes = Array(text.utf8)[...]
         while !bytes.isEmpty {

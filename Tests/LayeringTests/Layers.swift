@@ -53,7 +53,7 @@ struct Layer {
         Layer("CGuestXstate"),
         Layer(
             "vsock", layers: ["VsockWire", "VsockCore", "VsockSystem", "VsockTransport", "Vsock"],
-            libraries: ["ArgumentParser", "Logging", "Yams"], systemModules: ["Synchronization"]),
+            libraries: ["ArgumentParser", "Histogram", "Logging", "Yams"], systemModules: ["Synchronization"]),
         // Shared by tests: knows wire and core, and no more than they do.
         Layer("VsockTestSupport", layers: ["VsockWire", "VsockCore"], isPure: true),
         // Shared by tests: programs and their output.

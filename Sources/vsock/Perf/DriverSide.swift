@@ -1,0 +1,261 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The guest's side over the package's own driver: one thread that makes packets from messages and takes packets from the
+// device, as a guest's kernel does, without sockets in between. A message is copied into the driver's memory and a
+// packet out of it, as a guest's kernel copies; it is shown to the device with the call that sends it.
+
+import VsockCore
+import VsockSystem
+import VsockTransport
+import VsockWire
+
+/// See the top of the file.
+final class DriverSide: PerfSide, @unchecked Sendable {
+    // Unchecked: belongs to the thread that runs it.
+
+    private struct Line {
+        let id: ConnectionID
+        var sentOfMessage = 0
+        /// Bytes to send back, or that an asker waits for.
+        var owedByteCount = 0
+        var askedAt: UInt64 = 0
+        var hasEnded = false
+    }
+
+    /// Messages that a connection sends before the next has its turn.
+    private static let turnMessageCount = 32
+    private static let timeoutNanoseconds: UInt64 = 10_000_000_000
+    /// A device that is slow to return credit is asked again; see ``EndpointConfiguration/creditProbeNanoseconds``.
+    private static let longestWaitNanoseconds: UInt64 = 100_000_000
+
+    private let plan: PerfPlan
+    private let driver: VsockDriver
+    private var endpoint: Endpoint
+    private var lines: [Line] = []
+    private var indexBySlot: [Int: Int] = [:]
+    private var connected: ConnectionID?
+    private var refusal: SocketError?
+    private let message: UnsafeRawBufferPointer
+    private let buffer: UnsafeMutableRawBufferPointer
+    private var meter: PerfMeter
+    private var quota: PerfQuota
+    private var role = PerfRole.receive
+
+    /// Starts the device that listens on `path`.
+    init(path: String, _ plan: PerfPlan, bufferByteCount: UInt32) throws {
+        do throws(VsockDriverError) {
+            driver = try VsockDriver(path: path)
+        } catch {
+            throw Failure("driver:\(path): \(error)")
+        }
+        guard plan.type == .stream || driver.features.contains(.seqpacket) else {
+            throw Failure("the device at \(path) has no SOCK_SEQPACKET")
+        }
+        var configuration = EndpointConfiguration(localCID: driver.guestCID, peerCID: nil, framing: .standard)
+        configuration.bufferByteCount = bufferByteCount
+        configuration.connectTimeoutNanoseconds = Self.timeoutNanoseconds
+        // As a guest's kernel, which is what this stands for.
+        configuration.limitsUnreadPackets = false
+        endpoint = Endpoint(configuration)
+        self.plan = plan
+        let message = UnsafeMutableRawBufferPointer.allocate(byteCount: plan.messageByteCount, alignment: 4096)
+        message.initializeMemory(as: UInt8.self, repeating: 0x5a)
+        self.message = UnsafeRawBufferPointer(message)
+        buffer = .allocate(byteCount: 1 << 16, alignment: 4096)
+        meter = PerfMeter(connectionCount: 0, measuresRoundTrips: false)
+        quota = PerfQuota(plan.limit, start: 0)
+    }
+
+    deinit {
+        message.deallocate()
+        buffer.deallocate()
+    }
+
+    /// Connects to the plan's port of the host once more.
+    func connect() throws {
+        let address = VsockAddress(cid: .host, port: VsockAddress.Port(rawValue: plan.port))
+        let id = try endpoint.connect(plan.type, to: address, now: now)
+        let deadline = now.advanced(byNanoseconds: Self.timeoutNanoseconds)
+        while connected != id {
+            if let refusal { throw Failure("port \(plan.port) of the host: \(refusal.name)") }
+            guard now < deadline else { throw Failure("the device does not answer a connection request") }
+            try serve(timeoutNanoseconds: 100_000_000)
+        }
+        guard lines.count < plan.connectionCount else { return }
+        indexBySlot[Int(id.slot)] = lines.count
+        lines.append(Line(id: id))
+    }
+
+    func run(_ role: PerfRole) throws -> PerfMeter {
+        self.role = role
+        meter = PerfMeter(connectionCount: lines.count, measuresRoundTrips: role == .ask, progress: plan.progress)
+        quota = PerfQuota(plan.limit, start: meter.start)
+        var hasMore = true
+        while !isDone {
+            let rest = role == .receive || role == .echo ? nil : quota.remainingNanoseconds(at: MonotonicClock.now())
+            try serve(timeoutNanoseconds: hasMore ? nil : min(rest ?? .max, Self.longestWaitNanoseconds))
+            hasMore = false
+            for index in lines.indices where !lines[index].hasEnded {
+                if try sendTurn(index) { hasMore = true }
+            }
+        }
+        meter.end = MonotonicClock.now()
+        try close()
+        return meter
+    }
+
+    private var isDone: Bool {
+        switch role {
+        case .receive, .echo: lines.allSatisfy { $0.hasEnded }
+        case .send, .ask:
+            lines.allSatisfy {
+                $0.hasEnded || ($0.sentOfMessage == 0 && $0.owedByteCount == 0)
+            } && !quota.allowsMessage(at: MonotonicClock.now())
+        case .both:
+            !quota.allowsMessage(at: MonotonicClock.now()) && lines.allSatisfy { $0.sentOfMessage == 0 }
+                && hasReceivedEnough
+        }
+    }
+
+    /// Whether the other direction is done, too: not every device carries its end while this one is open.
+    private var hasReceivedEnough: Bool {
+        switch plan.limit {
+        case .bytes(let count): meter.receivedByteCount >= UInt64(count) || lines.allSatisfy { $0.hasEnded }
+        case .nanoseconds: true
+        }
+    }
+
+    // MARK: Sending
+
+    /// Sends what the connection may; true when it could go on.
+    private func sendTurn(_ index: Int) throws -> Bool {
+        switch role {
+        case .receive: return false
+        case .send, .both:
+            let now = MonotonicClock.now()
+            for _ in 0..<Self.turnMessageCount {
+                guard lines[index].sentOfMessage > 0 || quota.allowsMessage(at: now) else { return false }
+                guard try sendRest(index) else { return false }
+                quota.take(plan.messageByteCount)
+            }
+            return true
+        case .ask:
+            guard lines[index].owedByteCount == 0 else { return false }
+            let now = MonotonicClock.now()
+            if lines[index].sentOfMessage == 0 {
+                guard quota.allowsMessage(at: now) else { return false }
+                lines[index].askedAt = now
+            }
+            guard try sendRest(index) else { return false }
+            quota.take(plan.messageByteCount)
+            lines[index].owedByteCount = plan.messageByteCount
+            return false
+        case .echo:
+            while lines[index].owedByteCount >= message.count || lines[index].sentOfMessage > 0 {
+                guard try sendRest(index) else { return false }
+                lines[index].owedByteCount -= message.count
+            }
+            return false
+        }
+    }
+
+    /// Sends what is left of the message under way; false when credit or room is missing.
+    private func sendRest(_ index: Int) throws -> Bool {
+        let id = lines[index].id
+        let isRecord = plan.type == .seqpacket
+        if isRecord, lines[index].sentOfMessage == 0, !endpoint.isSendingRecord(id) {
+            guard endpoint.hasCredit(id, byteCount: message.count, packetCount: 1) else { return false }
+            try endpoint.beginRecord(id, byteCount: message.count, endOfRecord: false)
+        }
+        while lines[index].sentOfMessage < message.count {
+            guard try hasRoom(),
+                let packet = endpoint.nextPacket(
+                    id, offering: message.count - lines[index].sentOfMessage,
+                    capacity: PacketHeader.maximumPayloadByteCount)
+            else { return false }
+            let start = lines[index].sentOfMessage
+            let end = start + Int(packet.header.payloadByteCount)
+            _ = try driver.transmit(packet.header, payload: UnsafeRawBufferPointer(rebasing: message[start..<end]))
+            lines[index].sentOfMessage = end
+            meter.sentByteCount += UInt64(end - start)
+        }
+        lines[index].sentOfMessage = 0
+        driver.flush()
+        return true
+    }
+
+    private func hasRoom() throws -> Bool {
+        if driver.transmitCapacity > 0 { return true }
+        if try driver.reclaimTransmitted() > 0 { return true }
+        driver.flush()
+        return driver.requestTransmitInterrupt() ? try driver.reclaimTransmitted() > 0 : false
+    }
+
+    // MARK: Serving the driver
+
+    private var now: Instant { Instant(nanoseconds: MonotonicClock.now()) }
+
+    /// Takes what has come, after waiting for it unless `timeoutNanoseconds` is nil.
+    private func serve(timeoutNanoseconds: UInt64?) throws {
+        try sendControl()
+        if try driver.receive({ self.take($0, $1) }) == 0, let timeoutNanoseconds {
+            _ = try driver.wait(timeoutNanoseconds: timeoutNanoseconds)
+            _ = try driver.receive { self.take($0, $1) }
+        }
+        while let expiry = endpoint.expire(now: now) {
+            if case .connectTimedOut = expiry { refusal = .timedOut }
+        }
+        while endpoint.nextWritable() != nil {}
+        try sendControl()
+    }
+
+    private func sendControl() throws {
+        while endpoint.hasControlPackets, try hasRoom(), let header = endpoint.nextControlPacket() {
+            _ = try driver.transmit(header)
+        }
+        driver.flush()
+    }
+
+    private func take(_ header: PacketHeader, _ payload: UnsafeRawBufferPointer) {
+        switch endpoint.receive(header, marker: nil, now: now) {
+        case .handled, .dropped, .requested: break
+        case .accepted(let id): endpoint.abort(id)
+        case .connected(let id): connected = id
+        case .connectFailed(_, let error): refusal = error
+        case .payload(let id, _):
+            buffer.copyMemory(from: payload)
+            endpoint.consume(id, byteCount: payload.count)
+            if let index = index(id) { received(payload.count, index) }
+        case .peerShutdown(let id, let flags):
+            if flags.contains(.send), let index = index(id) { lines[index].hasEnded = true }
+        case .reset(let id, _):
+            if let index = indexBySlot[Int(id.slot)] { lines[index].hasEnded = true }
+        }
+    }
+
+    private func received(_ count: Int, _ index: Int) {
+        meter.countReceived(count, index)
+        switch role {
+        case .send, .receive, .both: break
+        case .echo: lines[index].owedByteCount += count
+        case .ask:
+            lines[index].owedByteCount -= count
+            if lines[index].owedByteCount <= 0 {
+                lines[index].owedByteCount = 0
+                meter.recordRoundTrip(MonotonicClock.now() - lines[index].askedAt)
+            }
+        }
+    }
+
+    private func index(_ id: ConnectionID) -> Int? {
+        guard let index = indexBySlot[Int(id.slot)], lines[index].id == id else { return nil }
+        return index
+    }
+
+    /// Ends all connections, silent ones too, and waits until the device has taken that.
+    private func close() throws {
+        for id in endpoint.connectionIDs { endpoint.close(id, now: now) }
+        let deadline = now.advanced(byNanoseconds: 2_000_000_000)
+        while endpoint.connectionCount > 0, now < deadline { try serve(timeoutNanoseconds: 100_000_000) }
+    }
+}

@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// `vsock perf` moves what it is told to, over each of its ways, and reports it. No figure is tested.
+
+import Glibc
+import Testing
+import VsockSystem
+
+@testable import vsock
+
+@Suite struct PerfTests {
+    /// What a run has said, as the fields of its line of JSON.
+    private func run(_ arguments: [String]) throws -> [String: String] {
+        let running = try RunningCommand(["perf", "--json"] + arguments, inputPath: "/dev/null")
+        let output = try readAllText(running.output)
+        let result = try running.finish()
+        #expect(result.status == 0, "\(result.error)")
+        var fields: [String: String] = [:]
+        for field in output.drop(while: { $0 == "{" }).split(whereSeparator: { ",}\n".contains($0) }) {
+            let parts = field.split(separator: ":", maxSplits: 1).map {
+                String($0.drop { " \"".contains($0) }.reversed().drop { " \"".contains($0) }.reversed())
+            }
+            if parts.count == 2 { fields[parts[0]] = parts[1] }
+        }
+        return fields
+    }
+
+    @Test(
+        "all bytes arrive, each way, on each number of connections",
+        arguments: ["stream", "seqpacket"], ["guest-to-host", "host-to-guest", "both"])
+    func throughput(type: String, direction: String) throws {
+        for (way, connections) in [("loopback", 1), ("loopback", 3), ("unix", 1), ("unix-threads", 3)] {
+            let selection = way == "loopback" ? ["--transport", way] : ["--baseline", way]
+            let fields = try run(
+                selection + [
+                    "--type", type, "--direction", direction, "--connections", "\(connections)", "--bytes", "96K",
+                    "--buf-size", "4K",
+                ])
+            // Between processes the other side's report is not seen.
+            let expected = direction == "both" && way != "unix" ? 2 * 98_304 : 98_304
+            #expect(fields["bytes"] == "\(expected)", "\(way): \(fields)")
+            #expect(fields["connections"] == "\(connections)")
+            #expect((fields["slowest_connection_share"] != nil) == (connections > 1))
+        }
+    }
+
+    @Test("a round trip has percentiles", arguments: ["loopback", "unix", "unix-threads"])
+    func roundTrip(way: String) throws {
+        let selection = way == "loopback" ? ["--transport", way] : ["--baseline", way]
+        let fields = try run(selection + ["--direction", "round-trip", "--bytes", "64000", "--buf-size", "64"])
+        let times = try ["p50", "p99", "p99_9"].map { try #require(fields["round_trip_ns_\($0)"].flatMap { Int($0) }) }
+        #expect(times == times.sorted() && times[0] > 0, "\(fields)")
+    }
+
+    @Test("a device of another process is loaded from both of its sides", arguments: ["stream", "seqpacket"])
+    func device(type: String) throws {
+        let directory = try TemporaryDirectory()
+        let (socket, path) = (directory.file("vm.sock"), directory.file("vm.vsock"))
+        let serve = try RunningCommand(
+            ["serve", "--socket", socket, "--uds-path", path, "--log-level", "error"], inputPath: "/dev/null")
+        try poll { access(path + "_seqpacket", F_OK) == 0 }
+        for direction in PerfDirection.allCases {
+            let fields = try run([
+                "--transport", "driver:\(socket)", "--uds", path, "--device-pid", "\(serve.processID)", "--type", type,
+                "--direction", direction.rawValue, "--connections", "2", "--idle", "3", "--bytes", "128K", "--buf-size",
+                "1000",
+            ])
+            let count = try #require(fields["bytes"].flatMap { Int($0) })
+            #expect(count >= 131_072, "\(fields)")
+            #expect(fields["device_cpu_seconds"] != nil && fields["device_bytes_per_idle_connection"] != nil)
+        }
+    }
+
+    @Test("driver and device in one process", arguments: ["stream", "seqpacket"])
+    func inProcess(type: String) throws {
+        let directory = try TemporaryDirectory()
+        let fields = try run([
+            "--transport", "driver:\(directory.file("vm.sock"))", "--in-process", "--type", type, "--bytes", "1M",
+        ])
+        #expect(fields["bytes"] == "1048576")
+    }
+
+    @Test("one side receives what the other sends, in two processes")
+    func twoProcesses() throws {
+        let directory = try TemporaryDirectory()
+        let socket = directory.file("vm.sock")
+        let receiver = try RunningCommand(
+            ["perf", "--json", "--transport", "device:\(socket)", "--port", "77", "--rcvlowat", "2K"],
+            inputPath: "/dev/null")
+        try poll { access(socket, F_OK) == 0 }
+        // The device is there before it listens: the sender is refused until it does.
+        try poll {
+            let sender = try RunningCommand(
+                ["perf", "--transport", "driver:\(socket)", "--sender", "2", "--port", "77", "--bytes", "100K"],
+                inputPath: "/dev/null")
+            return try sender.finish().status == 0
+        }
+        #expect(try readAllText(receiver.output).contains("\"bytes\": 102400"))
+        #expect(try receiver.finish().status == 0)
+    }
+
+    @Test(
+        "wrong usage is one line and status 64",
+        arguments: [
+            "--bytes 1 --seconds 1", "--bytes 0", "--bytes x", "--bytes 2000G", "--seconds 0", "--buf-size 1T",
+            "--connections 0", "--idle -1", "--type raw", "--direction up", "--direction guest-to-host", "--zerocopy",
+            "--transport x", "--uds /tmp/x", "--transport loopback --uds /tmp/x", "--in-process", "--device-pid 1",
+            "--sender 2 --transport driver:/s --uds /u", "--uds /u --in-process --transport driver:/s", "--sender x",
+            "--vsk-size 4G", "--baseline tcp",
+        ])
+    func usage(line: String) throws {
+        let running = try RunningCommand(["perf"] + line.split(separator: " ").map(String.init), inputPath: "/dev/null")
+        let result = try running.finish()
+        #expect(result.status == 64, "\(result.error)")
+        #expect(result.errorLine?.hasPrefix("vsock: ") == true, "\(result.error)")
+    }
+
+    @Test("a device that is not there is one line and status 1")
+    func noDevice() throws {
+        let running = try RunningCommand(
+            ["perf", "--transport", "driver:/nonexistent/s", "--uds", "/nonexistent/u"], inputPath: "/dev/null")
+        let result = try running.finish()
+        #expect(result.status == 1)
+        #expect(result.errorLine?.contains("/nonexistent/u") == true, "\(result.error)")
+    }
+}
+
+@Suite struct PerfTextTests {
+    @Test func sizesHaveUnits() {
+        for (text, count) in [("1", 1), ("64K", 65_536), ("2m", 2 << 20), ("1G", 1 << 30), ("1024G", 1 << 40)] {
+            #expect(PerfByteCount(argument: text)?.count == count)
+        }
+        for text in ["", "0", "0K", "-1", "K", "1KK", "1T", "1025G", "99999999999999999999", "1.5K", "\u{1F600}"] {
+            #expect(PerfByteCount(argument: text) == nil, "\(text)")
+        }
+    }
+
+    @Test func decimalsAreRounded() {
+        #expect(PerfReport.decimal(0, 3) == "0.000")
+        #expect(PerfReport.decimal(1.0005, 3) == "1.001" || PerfReport.decimal(1.0005, 3) == "1.000")
+        #expect(PerfReport.decimal(12.3456, 2) == "12.35")
+        #expect(PerfReport.decimal(0.999, 2) == "1.00")
+        #expect(PerfReport.decimal(7.6, 0) == "8")
+        #expect(PerfReport.decimal(.infinity, 1) == "?")
+        #expect(PerfReport.decimal(.nan, 1) == "?")
+    }
+
+    @Test func stringsOfJSONAreEscaped() {
+        #expect(PerfReport.quoted("a\"b\\c\n\u{1}é") == #""a\"b\\c\u000a\u0001é""#)
+    }
+
+    @Test func aQuotaEndsByBytesOrByTime() {
+        var bytes = PerfQuota(.bytes(100), start: 5, share: 1, of: 3)
+        bytes.take(33)
+        #expect(bytes.allowsMessage(at: .max - 1))
+        bytes.take(1)
+        #expect(!bytes.allowsMessage(at: 0))
+        #expect(bytes.remainingNanoseconds(at: 0) == nil)
+        let time = PerfQuota(.nanoseconds(10), start: 5)
+        #expect(time.allowsMessage(at: 14) && !time.allowsMessage(at: 15))
+        #expect(time.remainingNanoseconds(at: 12) == 3 && time.remainingNanoseconds(at: 99) == 0)
+    }
+}
