@@ -36,6 +36,12 @@ struct FlowKey: Hashable, Sendable {
     var peerPort: UInt32
     var localPort: UInt32
 
+    /// Entries of a cache of flows: those of a few busy hundred connections, in a kilobyte.
+    static let cacheEntryCount = 256
+
+    /// Where the flow stands in such a cache. Ports are mostly consecutive, on either side.
+    var cacheEntry: Int { Int((peerPort &* 31 &+ localPort &+ peerCID) % UInt32(Self.cacheEntryCount)) }
+
     func hash(into hasher: inout Hasher) {
         hasher.combine(UInt64(peerPort) << 32 | UInt64(localPort))
         hasher.combine(UInt64(peerCID) << 32 | UInt64(localCID))

@@ -21,8 +21,7 @@ extension Endpoint {
         }
         let flow = FlowKey(
             localCID: local, peerCID: source, peerPort: header.sourcePort, localPort: header.destinationPort)
-        guard let found = flows[flow] else { return receiveWithoutConnection(header, flow, now: now) }
-        let slot = Int(found)
+        guard let slot = slot(flow) else { return receiveWithoutConnection(header, flow, now: now) }
         guard connections[slot].type == header.type else { return refuse(header, .wrongType) }
         updateCredit(slot, from: header)
         switch connections[slot].state {

@@ -28,6 +28,9 @@ public struct Endpoint: ~Copyable, Sendable {
     var connections: [Connection] = []
     var freeSlots: [Int32] = []
     var flows: [FlowKey: Int32] = [:]
+    /// The slots of flows looked up lately, so that a packet costs no hash that a peer cannot foresee: whoever makes its
+    /// flows collide here only gets that hash back. An entry may be stale; the connection says whose it is.
+    var recentSlots = [Int32](repeating: 0, count: FlowKey.cacheEntryCount)
     var listeners: [UInt32: Listener] = [:]
     var asksForUnboundPorts = false
     var timers = TimerQueue()
@@ -94,6 +97,18 @@ public struct Endpoint: ~Copyable, Sendable {
             connections[slot].state != .free, connections[slot].state != .resetting
         else { return nil }
         return slot
+    }
+
+    /// The slot of a flow.
+    mutating func slot(_ flow: FlowKey) -> Int? {
+        let entry = flow.cacheEntry
+        let recent = Int(recentSlots[entry])
+        if recent < connections.count, connections[recent].flow == flow, connections[recent].state != .free {
+            return recent
+        }
+        guard let found = flows[flow] else { return nil }
+        recentSlots[entry] = found
+        return Int(found)
     }
 
     func id(_ slot: Int) -> ConnectionID {

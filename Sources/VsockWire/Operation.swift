@@ -9,28 +9,28 @@ public struct Operation: RawRepresentable, Hashable, Sendable {
     public let rawValue: UInt16
 
     /// Any value, known or not.
-    public init(rawValue: UInt16) { self.rawValue = rawValue }
+    @inlinable public init(rawValue: UInt16) { self.rawValue = rawValue }
 
     /// Never valid (`VIRTIO_VSOCK_OP_INVALID`).
-    public static let invalid = Operation(rawValue: 0)
+    @inlinable public static var invalid: Operation { Operation(rawValue: 0) }
     /// Asks for a connection.
-    public static let request = Operation(rawValue: 1)
+    @inlinable public static var request: Operation { Operation(rawValue: 1) }
     /// Accepts a connection.
-    public static let response = Operation(rawValue: 2)
+    @inlinable public static var response: Operation { Operation(rawValue: 2) }
     /// Refuses or ends a connection.
-    public static let reset = Operation(rawValue: 3)
+    @inlinable public static var reset: Operation { Operation(rawValue: 3) }
     /// Announces that one or both directions end; see ``ShutdownFlags``.
-    public static let shutdown = Operation(rawValue: 4)
+    @inlinable public static var shutdown: Operation { Operation(rawValue: 4) }
     /// Carries payload.
-    public static let readWrite = Operation(rawValue: 5)
+    @inlinable public static var readWrite: Operation { Operation(rawValue: 5) }
     /// Carries buffer space and nothing else.
-    public static let creditUpdate = Operation(rawValue: 6)
+    @inlinable public static var creditUpdate: Operation { Operation(rawValue: 6) }
     /// Asks for a credit update.
-    public static let creditRequest = Operation(rawValue: 7)
+    @inlinable public static var creditRequest: Operation { Operation(rawValue: 7) }
     /// Opens a record (RFC v5 only); payload is a ``SequenceHeader``.
-    public static let sequenceBegin = Operation(rawValue: 8)
+    @inlinable public static var sequenceBegin: Operation { Operation(rawValue: 8) }
     /// Closes a record (RFC v5 only); payload is a ``SequenceHeader``.
-    public static let sequenceEnd = Operation(rawValue: 9)
+    @inlinable public static var sequenceEnd: Operation { Operation(rawValue: 9) }
 }
 
 extension Operation: CustomStringConvertible {

@@ -9,12 +9,12 @@ public struct SocketType: RawRepresentable, Hashable, Sendable {
     public let rawValue: UInt16
 
     /// Any value, known or not.
-    public init(rawValue: UInt16) { self.rawValue = rawValue }
+    @inlinable public init(rawValue: UInt16) { self.rawValue = rawValue }
 
     /// A byte stream (`VIRTIO_VSOCK_TYPE_STREAM`).
-    public static let stream = SocketType(rawValue: 1)
+    @inlinable public static var stream: SocketType { SocketType(rawValue: 1) }
     /// Records with boundaries (`VIRTIO_VSOCK_TYPE_SEQPACKET`).
-    public static let seqpacket = SocketType(rawValue: 2)
+    @inlinable public static var seqpacket: SocketType { SocketType(rawValue: 2) }
 
     /// Whether the standard defines this type.
     @inlinable public var isKnown: Bool { self == .stream || self == .seqpacket }

@@ -7,7 +7,13 @@ import VsockSystem
 
 /// A virtqueue in use. Its descriptors belong to the session.
 final class RunningQueue {
-    var ring: DeviceQueue
+    private let state: OwnedState<DeviceQueue>
 
-    init(ring: consuming DeviceQueue) { self.ring = ring }
+    init(ring: consuming DeviceQueue) { state = OwnedState(ring) }
+
+    /// The device's half.
+    var ring: DeviceQueue {
+        @inline(__always) _read { yield state.value }
+        @inline(__always) _modify { yield &state.value }
+    }
 }

@@ -46,10 +46,11 @@ extension VsockDevice {
             case .malformed(let head):
                 log.debug("malformed chain", metadata: ["head": "\(head)"])
                 counters.malformedChains += 1
-                finishedHeads.append(head)
+                queue.ring.addUsed(head: head, writtenByteCount: 0)
             case .chain(let chain):
                 receive(chain)
-                finishedHeads.append(chain.head)
+                // Shown to the driver with the batch: until then its memory is in use.
+                queue.ring.addUsed(head: chain.head, writtenByteCount: 0)
             }
         }
         return true
@@ -58,8 +59,6 @@ extension VsockDevice {
     private func finishBatch(_ queue: RunningQueue) {
         hostSide.flush()
         segments.removeAll()
-        for head in finishedHeads { queue.ring.addUsed(head: head, writtenByteCount: 0) }
-        finishedHeads.removeAll(keepingCapacity: true)
         queue.ring.publishUsed()
         guard queue.ring.needsNotification() else { return }
         counters.notifications += 1

@@ -58,9 +58,11 @@ final class VsockDevice: LoopTask {
     weak var notifier: (any QueueNotifier)?
 
     /// The segments of the transmit chains at hand; a chain of Linux has at most 19 of them.
-    var segments = SegmentList(capacity: 4096)
-    /// Transmit chains that are dealt with but not returned.
-    var finishedHeads: [UInt16] = []
+    private let segmentState = OwnedState(SegmentList(capacity: 4096))
+    var segments: SegmentList {
+        @inline(__always) _read { yield segmentState.value }
+        @inline(__always) _modify { yield &segmentState.value }
+    }
     /// Whether the guest has to post receive buffers before anything can go on.
     var isStarved = false
     /// Whether packets of the guest wait until it has taken replies.

@@ -20,8 +20,10 @@ extension HybridHost {
     ) {
         if verdict.discardsUnfinishedRecord { discardOpenRecord(socket) }
         if verdict.deliversPayload {
-            if gatheringSocket !== socket { flush() }
-            gatheringSocket = socket
+            if gatheringSocket !== socket {
+                flush()
+                gatheringSocket = socket
+            }
             for index in payload { gather(segments[index], for: socket) }
         }
         if verdict.endsRecord { endRecord(socket) }

@@ -30,12 +30,16 @@ final class HybridHost: DeviceHost {
     let log: Logger
     let path: String
     /// Runs when there may be something for the guest.
-    weak var carrier: LoopTask?
+    unowned var carrier: LoopTask?
     /// Whether a guest's driver is there.
     var isDriverReady = false
     weak var listener: HybridListener?
 
-    var endpoint: Endpoint
+    private let endpointState: OwnedState<Endpoint>
+    var endpoint: Endpoint {
+        @inline(__always) _read { yield endpointState.value }
+        @inline(__always) _modify { yield &endpointState.value }
+    }
     var sockets: [HostSocket?] = []
     var lingering: [HostSocket] = []
     /// Sockets that have, or may have, data for the guest.
@@ -43,9 +47,14 @@ final class HybridHost: DeviceHost {
     var counters = HybridCounters()
 
     /// Payload segments of consecutive packets of one connection, on their way to one write.
-    var gathered = SegmentList(capacity: gatherLimit)
+    private let gatheredState = OwnedState(SegmentList(capacity: gatherLimit))
+    var gathered: SegmentList {
+        @inline(__always) _read { yield gatheredState.value }
+        @inline(__always) _modify { yield &gatheredState.value }
+    }
     var gatheredByteCount = 0
-    weak var gatheringSocket: HostSocket?
+    /// The connection that they are of. Nil between batches.
+    var gatheringSocket: HostSocket?
 
     /// Where the tail of a record goes that is larger than the guest's buffers at hand. Pages that are never used
     /// cost nothing.
@@ -57,8 +66,9 @@ final class HybridHost: DeviceHost {
         self.path = path
         self.loop = loop
         self.log = log
-        endpoint = Endpoint(configuration)
+        var endpoint = Endpoint(configuration)
         endpoint.askForUnboundPorts()
+        endpointState = OwnedState(endpoint)
     }
 
     deinit { if hasScratch { scratch.deallocate() } }
