@@ -41,6 +41,14 @@ public final class EventNotifier: Sendable {
         return result >= 0 || result == -Int(EAGAIN) ? nil : Errno(negated: result)
     }
 
+    /// Whether the descriptor, watched edge-triggered, must be read lest its events stop: a pipe fills up. An eventfd
+    /// reports every write, and its count has no end that could be reached. Those have no file type; what has one is
+    /// taken for a pipe.
+    public static func needsDraining(_ rawDescriptor: Int32) -> Bool {
+        var status = stat()
+        return fstat(rawDescriptor, &status) != 0 || status.st_mode & S_IFMT != 0
+    }
+
     /// Takes what is pending on an eventfd or a pipe: `.count` of bytes, 0 if the writer of a pipe is gone. Reads once
     /// if there is less than a buffer's worth, so that a blocking eventfd which was reported readable does not block.
     @discardableResult

@@ -331,7 +331,10 @@ final class VhostUserSession: PollHandler, QueueNotifier {
         queues[queue].kick = descriptor
         guard let kick = queues[queue].kick?.rawValue, queue != VsockDevice.QueueIndex.event else { return }
         do throws(SystemCallError) {
-            queues[queue].kickWatch = try loop.watch(kick, [.readable], KickHandler(kick, self, queue))
+            // Each write to an eventfd is an edge, so that its count need not be read; a pipe would fill up.
+            let drains = EventNotifier.needsDraining(kick)
+            queues[queue].kickWatch = try loop.watch(
+                kick, drains ? .readable : [.readable, .edgeTriggered], KickHandler(kick, self, queue, drains: drains))
         } catch {
             log.error("kicks cannot be watched", metadata: ["queue": "\(queue)", "error": "\(error)"])
         }
@@ -368,13 +371,17 @@ final class VhostUserSession: PollHandler, QueueNotifier {
         private let descriptor: Int32
         private unowned let session: VhostUserSession
         private let queue: Int
+        private let drains: Bool
 
-        init(_ descriptor: Int32, _ session: VhostUserSession, _ queue: Int) {
+        init(_ descriptor: Int32, _ session: VhostUserSession, _ queue: Int, drains: Bool) {
             self.descriptor = descriptor
             self.session = session
             self.queue = queue
+            self.drains = drains
         }
 
-        override func ready(_ events: PollEvents) { session.kicked(queue, EventNotifier.drain(descriptor)) }
+        override func ready(_ events: PollEvents) {
+            session.kicked(queue, drains ? EventNotifier.drain(descriptor) : .wouldBlock)
+        }
     }
 }

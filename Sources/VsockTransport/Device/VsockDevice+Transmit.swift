@@ -15,6 +15,9 @@ import VsockWire
 extension VsockDevice {
     /// Chains taken before the receive queue has its turn.
     private static var batchCount: Int { 256 }
+    /// Bytes taken before that: the guest sends on while the next batch is written, instead of waiting for the credit of
+    /// all that it may have in flight.
+    private static var batchByteCount: Int { 128 * 1024 }
 
     /// Takes a batch of packets from the guest; true when there are more.
     func processTransmitQueue() -> Bool {
@@ -36,7 +39,8 @@ extension VsockDevice {
     }
 
     private func takeBatch(_ queue: RunningQueue, _ memory: GuestMemory) throws(VirtqueueError) -> Bool {
-        for _ in 0..<Self.batchCount {
+        var byteCount = 0
+        for _ in 0..<Self.batchCount where byteCount < Self.batchByteCount {
             guard hostSide.canReceive else { return false }
             switch try queue.ring.next(memory: memory, into: &segments) {
             case .empty:
@@ -48,6 +52,7 @@ extension VsockDevice {
                 counters.malformedChains += 1
                 queue.ring.addUsed(head: head, writtenByteCount: 0)
             case .chain(let chain):
+                byteCount += chain.readableByteCount
                 receive(chain)
                 // Shown to the driver with the batch: until then its memory is in use.
                 queue.ring.addUsed(head: chain.head, writtenByteCount: 0)

@@ -103,8 +103,7 @@ extension HybridHost {
         guard socket.phase != .closed else { return }
         if gatheringSocket === socket {
             gatheringSocket = nil
-            gathered.removeAll()
-            gatheredByteCount = 0
+            gathering.removeAll()
         }
         socket.phase = .closed
         // Whoever is in the middle of this socket's data stops there.

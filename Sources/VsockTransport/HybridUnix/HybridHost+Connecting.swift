@@ -19,7 +19,7 @@ extension HybridHost {
             let descriptor = try UnixSocket.connect(
                 to: try UnixAddress(target), type: header.type == .stream ? .stream : .seqpacket, nonBlocking: true)
             let socket = HostSocket(descriptor, type: header.type, id: id, phase: .open, host: self)
-            if header.type == .seqpacket { prepareForRecords(socket) }
+            enlargeSendBuffer(socket)
             try register(socket)
             endpoint.accept(id)
             enqueue(socket)
@@ -41,7 +41,7 @@ extension HybridHost {
         do throws(SocketError) {
             let id = try endpoint.connect(type, to: guest, now: loop.now)
             let socket = HostSocket(descriptor, type: type, id: id, phase: .connecting, host: self)
-            if type == .seqpacket { prepareForRecords(socket) }
+            enlargeSendBuffer(socket)
             do throws(SystemCallError) {
                 try register(socket)
             } catch {
@@ -68,9 +68,15 @@ extension HybridHost {
         enqueue(socket)
     }
 
-    private func prepareForRecords(_ socket: HostSocket) {
-        // Best effort: a record that does not fit resets its connection with a message.
+    private func enlargeSendBuffer(_ socket: HostSocket) {
+        // Best effort: a record that does not fit resets its connection with a message, and of a stream more goes
+        // through the backlog.
         let descriptor = socket.descriptor.rawValue
+        guard socket.type == .seqpacket else {
+            let byteCount = Int(endpoint.configuration.bufferByteCount)
+            try? SocketOptions.setSendBuffer(descriptor, byteCount: byteCount)
+            return
+        }
         try? SocketOptions.setSendBuffer(descriptor, byteCount: Int(Self.recordBufferByteCount))
         socket.maximumRecordByteCount = (try? SocketOptions.sendBuffer(descriptor)) ?? socket.maximumRecordByteCount
     }

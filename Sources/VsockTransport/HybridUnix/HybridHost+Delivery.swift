@@ -30,36 +30,41 @@ extension HybridHost {
     }
 
     private func gather(_ segment: MemorySegment, for socket: HostSocket) {
-        if !gathered.append(segment) {
-            // A packet may have more segments than one system call takes.
+        guard !gathering.append(segment) else { return }
+        // The records that are complete make room. A packet may have more segments than one system call takes.
+        if gathering.recordCount > 0 { sendRecords(socket) } else { flush() }
+        gatheringSocket = socket
+        if !gathering.append(segment) {
             flush()
             gatheringSocket = socket
-            _ = gathered.append(segment)
+            _ = gathering.append(segment)
         }
-        gatheredByteCount += segment.count
     }
 
     /// Writes what was gathered; afterwards guest memory is no longer needed.
     func flush() {
         guard let socket = gatheringSocket else { return }
-        gatheringSocket = nil
         defer {
-            gathered.removeAll()
-            gatheredByteCount = 0
+            gatheringSocket = nil
+            gathering.removeAll()
         }
-        guard gatheredByteCount > 0 else { return }
-        guard !socket.isWriteClosed else { return endpoint.consume(socket.id, byteCount: gatheredByteCount) }
+        if gathering.recordCount > 0 { sendRecords(socket) }
+        guard gathering.byteCount > 0 else { return }
+        guard !socket.isWriteClosed else { return endpoint.consume(socket.id, byteCount: gathering.byteCount) }
         guard socket.type == .stream, socket.backlog.isEmpty, socket.isWritable else {
             return appendToBacklog(socket, from: 0)
         }
-        switch gathered.withVectors({ DescriptorIO.sendMessage(socket.descriptor.rawValue, from: $0, count: $1) }) {
+        let result = gathering.segments.withVectors {
+            DescriptorIO.sendMessage(socket.descriptor.rawValue, from: $0, count: $1)
+        }
+        switch result {
         case .count(let count):
             endpoint.consume(socket.id, byteCount: count)
-            if count < gatheredByteCount { appendToBacklog(socket, from: count) }
+            if count < gathering.byteCount { appendToBacklog(socket, from: count) }
         case .wouldBlock:
             appendToBacklog(socket, from: 0)
         case .failed(let errno):
-            endpoint.consume(socket.id, byteCount: gatheredByteCount)
+            endpoint.consume(socket.id, byteCount: gathering.byteCount)
             writeFailed(socket, errno)
         }
     }
@@ -97,40 +102,55 @@ extension HybridHost {
 
     private func endRecord(_ socket: HostSocket) {
         if gatheringSocket === socket, socket.backlog.isEmpty, socket.isWritable, !socket.isWriteClosed {
-            sendGatheredRecord(socket)
-        } else {
-            flush()
-            guard !socket.isWriteClosed else { return }
-            socket.backlog.endRecord(consumedByteCount: socket.consumedOfOpenRecord)
-            socket.consumedOfOpenRecord = 0
-            guard socket.backlog.recordCount <= Int(endpoint.configuration.bufferByteCount) else {
-                // Only empty records, which cost no credit, can be so many.
-                return abort(socket, "the host program does not read, and the guest sends empty records")
+            // The whole record lies in guest memory, and nothing is before it but others like it.
+            if !gathering.endRecord() {
+                sendRecords(socket)
+                if gatheringSocket === socket, !gathering.endRecord() { endRecordInBacklog(socket) }
             }
-            drainBacklog(socket)
+        } else {
+            endRecordInBacklog(socket)
         }
     }
 
-    /// The whole record lies in guest memory and nothing is before it.
-    private func sendGatheredRecord(_ socket: HostSocket) {
-        let result = gathered.withVectors {
-            DescriptorIO.sendMessage(socket.descriptor.rawValue, from: $0, count: $1)
+    private func endRecordInBacklog(_ socket: HostSocket) {
+        flush()
+        guard !socket.isWriteClosed else { return }
+        socket.backlog.endRecord(consumedByteCount: socket.consumedOfOpenRecord)
+        socket.consumedOfOpenRecord = 0
+        guard socket.backlog.recordCount <= Int(endpoint.configuration.bufferByteCount) else {
+            // Only empty records, which cost no credit, can be so many.
+            return abort(socket, "the host program does not read, and the guest sends empty records")
         }
-        switch result {
-        case .count:
-            endpoint.consume(socket.id, byteCount: gatheredByteCount)
-        case .wouldBlock:
-            appendToBacklog(socket, from: 0)
-            socket.backlog.endRecord(consumedByteCount: socket.consumedOfOpenRecord)
-            socket.consumedOfOpenRecord = 0
-            blockWriting(socket)
-        case .failed(let errno):
-            endpoint.consume(socket.id, byteCount: gatheredByteCount)
-            writeFailed(socket, errno)
+        drainBacklog(socket)
+    }
+
+    /// Sends the complete records that were gathered, in one call if the socket takes them all; what it does not take
+    /// goes to the backlog. The beginning of a record that goes on stays gathered.
+    private func sendRecords(_ socket: HostSocket) {
+        var sent = 0
+        while sent < gathering.recordCount, !socket.isWriteClosed {
+            switch gathering.send(socket.descriptor.rawValue, from: sent) {
+            case .count(let count):
+                endpoint.consume(socket.id, byteCount: gathering.byteCount(ofRecords: sent..<(sent + count)))
+                sent += count
+            case .wouldBlock:
+                for index in sent..<gathering.recordCount {
+                    for segment in gathering.segments(ofRecord: index) {
+                        socket.backlog.append(gathering.bytes(segment), isRecord: true)
+                    }
+                    socket.backlog.endRecord(consumedByteCount: 0)
+                }
+                gathering.removeRecords()
+                return blockWriting(socket)
+            case .failed(let errno):
+                endpoint.consume(
+                    socket.id, byteCount: gathering.byteCount(ofRecords: sent..<gathering.recordCount))
+                gathering.removeRecords()
+                return writeFailed(socket, errno)
+            }
         }
-        gatheringSocket = nil
-        gathered.removeAll()
-        gatheredByteCount = 0
+        endpoint.consume(socket.id, byteCount: gathering.byteCount(ofRecords: sent..<gathering.recordCount))
+        gathering.removeRecords()
     }
 
     private func discardOpenRecord(_ socket: HostSocket) {
@@ -145,8 +165,8 @@ extension HybridHost {
 
     private func appendToBacklog(_ socket: HostSocket, from start: Int) {
         var skip = start
-        for index in 0..<gathered.count {
-            let segment = gathered[index]
+        for index in 0..<gathering.segments.count {
+            let segment = gathering.segments[index]
             guard skip < segment.count else {
                 skip -= segment.count
                 continue

@@ -17,8 +17,6 @@ import VsockWire
 
 /// See the top of the file.
 final class HybridHost: DeviceHost {
-    /// Segments of one gathering write: IOV_MAX.
-    static let gatherLimit = 1024
     /// Bytes that one socket may send to the guest before the next has its turn.
     static let turnByteCount = 256 * 1024
     /// Largest record taken from a host program: far above what a Unix socket carries with the kernel's defaults.
@@ -46,14 +44,13 @@ final class HybridHost: DeviceHost {
     var readyQueue = SlotQueue()
     var counters = HybridCounters()
 
-    /// Payload segments of consecutive packets of one connection, on their way to one write.
-    private let gatheredState = OwnedState(SegmentList(capacity: gatherLimit))
-    var gathered: SegmentList {
-        @inline(__always) _read { yield gatheredState.value }
-        @inline(__always) _modify { yield &gatheredState.value }
+    /// Payload of consecutive packets of one connection, on its way to one write.
+    private let gatheringState = OwnedState(GatheredPayload())
+    var gathering: GatheredPayload {
+        @inline(__always) _read { yield gatheringState.value }
+        @inline(__always) _modify { yield &gatheringState.value }
     }
-    var gatheredByteCount = 0
-    /// The connection that they are of. Nil between batches.
+    /// The connection that it is of. Nil between batches.
     var gatheringSocket: HostSocket?
 
     /// Where the tail of a record goes that is larger than the guest's buffers at hand. Pages that are never used
