@@ -4,7 +4,6 @@
 
 import Synchronization
 import Testing
-import VirtioQueue
 import VsockCore
 import VsockWire
 
@@ -71,7 +70,7 @@ struct LowLevelTests {
 
     private final class Counter: PacketTap {
         let operations = Mutex<[UInt16]>([])
-        func packet(_ header: PacketHeader, _ payload: UnsafeBufferPointer<MemorySegment>, isOutgoing: Bool) {
+        func packet(_ header: PacketHeader, _ payload: PacketPayload, isOutgoing: Bool) {
             operations.withLock { $0.append(header.operation.rawValue) }
         }
     }

@@ -4,7 +4,6 @@
 
 import Synchronization
 import Testing
-import VirtioQueue
 import VsockCore
 import VsockSystem
 import VsockWire
@@ -23,7 +22,7 @@ struct PeerDeviceTests {
     private final class Ends: PacketTap {
         private let packets = Mutex<[String]>([])
 
-        func packet(_ header: PacketHeader, _ payload: UnsafeBufferPointer<MemorySegment>, isOutgoing: Bool) {
+        func packet(_ header: PacketHeader, _ payload: PacketPayload, isOutgoing: Bool) {
             guard header.operation == .shutdown || header.operation == .reset else { return }
             packets.withLock { $0.append("\(isOutgoing ? "guest" : "device"): \(header.operation)") }
         }

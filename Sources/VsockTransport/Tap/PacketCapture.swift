@@ -68,7 +68,7 @@ public final class PacketCapture: PacketTap, @unchecked Sendable {
 
     deinit { finish() }
 
-    public func packet(_ header: PacketHeader, _ payload: UnsafeBufferPointer<MemorySegment>, isOutgoing: Bool) {
+    public func packet(_ header: PacketHeader, _ payload: PacketPayload, isOutgoing: Bool) {
         lock.lock()
         defer { lock.unlock() }
         guard file != nil else { return }

@@ -7,6 +7,9 @@
 import VirtioQueue
 import VsockWire
 
+/// A packet's payload as it lies in memory, in pieces.
+public typealias PacketPayload = UnsafeBufferPointer<MemorySegment>
+
 /// Sees every packet of a transport once, with its payload: those of the peer before any check, those to the peer when
 /// the carrier gets them, in as many pieces as the peer will see. A loopback's packets are seen when they are sent.
 ///
@@ -14,7 +17,7 @@ import VsockWire
 /// not call the transport's sockets, and hold its traffic up for as long as they take.
 public protocol PacketTap: AnyObject, Sendable {
     /// A packet crosses; the segments are valid during the call. They lie in memory that a peer may change meanwhile.
-    func packet(_ header: PacketHeader, _ payload: UnsafeBufferPointer<MemorySegment>, isOutgoing: Bool)
+    func packet(_ header: PacketHeader, _ payload: PacketPayload, isOutgoing: Bool)
 
     /// Several packets may have crossed, and nothing does for now.
     func batchEnded()
@@ -37,7 +40,7 @@ public final class PacketTapGroup: PacketTap {
         return taps.count < 2 ? taps.first : PacketTapGroup(taps)
     }
 
-    public func packet(_ header: PacketHeader, _ payload: UnsafeBufferPointer<MemorySegment>, isOutgoing: Bool) {
+    public func packet(_ header: PacketHeader, _ payload: PacketPayload, isOutgoing: Bool) {
         for tap in taps { tap.packet(header, payload, isOutgoing: isOutgoing) }
     }
 
@@ -48,7 +51,7 @@ public final class PacketTapGroup: PacketTap {
 
 extension SequenceHeader {
     /// Copies the marker out of a packet's payload; nil when the packet has none, or one of another length.
-    public init?(_ header: PacketHeader, payload segments: UnsafeBufferPointer<MemorySegment>) {
+    public init?(_ header: PacketHeader, payload segments: PacketPayload) {
         guard header.isMarker, header.payloadByteCount == Self.byteCount else { return nil }
         let marker = withUnsafeTemporaryAllocation(byteCount: Self.byteCount, alignment: 8) { bytes in
             var offset = 0

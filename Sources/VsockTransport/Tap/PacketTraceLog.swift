@@ -4,7 +4,6 @@
 
 import Logging
 import Synchronization
-import VirtioQueue
 import VsockWire
 
 /// Logs every packet at level `trace`, by the name of Linux's trace event and in its format.
@@ -18,7 +17,7 @@ public final class PacketTraceLog: PacketTap {
         self.log = log
     }
 
-    public func packet(_ header: PacketHeader, _ payload: UnsafeBufferPointer<MemorySegment>, isOutgoing: Bool) {
+    public func packet(_ header: PacketHeader, _ payload: PacketPayload, isOutgoing: Bool) {
         let marker = SequenceHeader(header, payload: payload)
         let line = tracer.withLock { $0.line(header, marker: marker) }
         log.trace("\(isOutgoing ? "virtio_transport_alloc_pkt" : "virtio_transport_recv_pkt"): \(line)")

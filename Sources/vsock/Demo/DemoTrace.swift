@@ -3,7 +3,6 @@
 // The packets of the demonstration's first records, as they cross the device's queues.
 
 import Synchronization
-import VirtioQueue
 import VsockTransport
 import VsockWire
 
@@ -16,7 +15,7 @@ final class DemoTrace: PacketTap {
 
     private let state = Mutex(State())
 
-    func packet(_ header: PacketHeader, _ payload: UnsafeBufferPointer<MemorySegment>, isOutgoing: Bool) {
+    func packet(_ header: PacketHeader, _ payload: PacketPayload, isOutgoing: Bool) {
         guard header.sourcePort == DemoTraffic.recordPort || header.destinationPort == DemoTraffic.recordPort else {
             return
         }

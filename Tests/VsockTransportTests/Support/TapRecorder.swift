@@ -21,7 +21,7 @@ final class TapRecorder: PacketTap {
 
     var packets: [TappedPacket] { recorded.withLock { $0 } }
 
-    func packet(_ header: PacketHeader, _ payload: UnsafeBufferPointer<MemorySegment>, isOutgoing: Bool) {
+    func packet(_ header: PacketHeader, _ payload: PacketPayload, isOutgoing: Bool) {
         let bytes = payload.flatMap { UnsafeRawBufferPointer(start: $0.base, count: $0.count) }
         recorded.withLock { $0.append(TappedPacket(header: header, payload: bytes, isOutgoing: isOutgoing)) }
     }
