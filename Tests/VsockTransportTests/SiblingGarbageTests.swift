@@ -90,13 +90,12 @@ struct SiblingGarbageTests {
         let server = try daemon.guest(5)
         let client = try daemon.guest(6)
         try server.sockets.listen(.stream, port: 7)
-        let receiver = try server.start { sockets in
-            let id = try sockets.accept(port: 7, timeoutNanoseconds: testDeadline)
-            return try sockets.receiveToEnd(id)
+        let receiver = try server.serve { socket in
+            return try socket.receiveToEnd()
         }
-        let id = try client.connect(.stream, to: server)
-        try client.sockets.send([1, 2, 3], to: id, timeoutNanoseconds: testDeadline)
-        try client.sockets.close(id)
+        let socket = try client.connect(.stream, to: server)
+        try socket.send([1, 2, 3])
+        socket.close()
         #expect(try receiver.value() == [1, 2, 3])
     }
 

@@ -29,20 +29,19 @@ struct SiblingTests {
         let guests = [try daemon.guest(3), try daemon.guest(4)]
         for (client, server) in [(guests[0], guests[1]), (guests[1], guests[0])] {
             try server.sockets.listen(.stream, port: 7)
-            let echo = try server.start { sockets in
-                let id = try sockets.accept(port: 7, timeoutNanoseconds: testDeadline)
-                let bytes = try sockets.receive(id, exactly: 1 << 20)
-                try sockets.send(bytes, to: id, timeoutNanoseconds: testDeadline)
-                #expect(try sockets.receive(id, timeoutNanoseconds: testDeadline) == nil)
-                try sockets.close(id)
-                try sockets.wait(testDeadline) { $0.connectionCount == 0 }
+            let echo = try server.serve { socket in
+                let bytes = try socket.receive(exactly: 1 << 20)
+                try socket.send(bytes)
+                #expect(try socket.receive() == nil)
+                socket.close()
+                try server.waitForEnds()
             }
-            let id = try client.connect(.stream, to: server)
+            let socket = try client.connect(.stream, to: server)
             let bytes = pattern(1 << 20)
-            try client.sockets.send(bytes, to: id, timeoutNanoseconds: testDeadline)
-            #expect(try client.sockets.receive(id, exactly: bytes.count) == bytes)
-            try client.sockets.close(id)
-            try client.sockets.wait(testDeadline) { $0.connectionCount == 0 }
+            try socket.send(bytes)
+            #expect(try socket.receive(exactly: bytes.count) == bytes)
+            socket.close()
+            try client.waitForEnds()
             try echo.value()
         }
     }
@@ -55,21 +54,19 @@ struct SiblingTests {
         let server = try daemon.guest(4, framings.second)
         let sizes = [1, 2, 3776, 3777, 65_536, 65_537, 200_000, 262_144, 7]
         try server.sockets.listen(.seqpacket, port: 7)
-        let receiver = try server.start { sockets in
-            let id = try sockets.accept(port: 7, timeoutNanoseconds: testDeadline)
+        let receiver = try server.serve { socket in
             for (index, size) in sizes.enumerated() {
-                let record = try sockets.receive(id, timeoutNanoseconds: testDeadline)
+                let record = try socket.receiveRecord()
                 #expect(record?.bytes == pattern(size, seed: index))
-                #expect(record?.hasEndOfRecordMark == (index % 2 == 1))
+                #expect(record?.endOfRecord == (index % 2 == 1))
             }
-            #expect(try sockets.receive(id, timeoutNanoseconds: testDeadline) == nil)
+            #expect(try socket.receive() == nil)
         }
-        let id = try client.connect(.seqpacket, to: server)
+        let socket = try client.connect(.seqpacket, to: server)
         for (index, size) in sizes.enumerated() {
-            try client.sockets.send(
-                pattern(size, seed: index), to: id, endOfRecord: index % 2 == 1, timeoutNanoseconds: testDeadline)
+            try socket.send(pattern(size, seed: index), endOfRecord: index % 2 == 1)
         }
-        try client.sockets.close(id)
+        socket.close()
         try receiver.value()
     }
 
@@ -82,19 +79,10 @@ struct SiblingTests {
         ] as [(UInt32, RecordFraming, [[UInt8]])] {
             let server = try daemon.guest(cid, framing)
             try server.sockets.listen(.seqpacket, port: 7)
-            let receiver = try server.start { sockets in
-                let id = try sockets.accept(port: 7, timeoutNanoseconds: testDeadline)
-                var records: [[UInt8]] = []
-                while let record = try sockets.receive(id, timeoutNanoseconds: testDeadline) {
-                    records.append(record.bytes)
-                }
-                return records
-            }
-            let id = try sender.connect(.seqpacket, to: server)
-            for record in [[], [1], []] as [[UInt8]] {
-                try sender.sockets.send(record, to: id, timeoutNanoseconds: testDeadline)
-            }
-            try sender.sockets.close(id)
+            let receiver = try server.serve { try $0.receiveRecordsToEnd() }
+            let socket = try sender.connect(.seqpacket, to: server)
+            for record in [[], [1], []] as [[UInt8]] { try socket.send(record) }
+            socket.close()
             #expect(try receiver.value() == expected)
         }
     }
@@ -105,19 +93,10 @@ struct SiblingTests {
         let client = try daemon.guest(3, .rfcV5)
         let server = try daemon.guest(4, .rfcV5)
         try server.sockets.listen(.seqpacket, port: 7)
-        let receiver = try server.start { sockets in
-            let id = try sockets.accept(port: 7, timeoutNanoseconds: testDeadline)
-            var records: [[UInt8]] = []
-            while let record = try sockets.receive(id, timeoutNanoseconds: testDeadline) {
-                records.append(record.bytes)
-            }
-            return records
-        }
-        let id = try client.connect(.seqpacket, to: server)
-        for seed in 0..<4 {
-            try client.sockets.send(pattern(1 << 20, seed: seed), to: id, timeoutNanoseconds: testDeadline)
-        }
-        try client.sockets.close(id)
+        let receiver = try server.serve { try $0.receiveRecordsToEnd() }
+        let socket = try client.connect(.seqpacket, to: server)
+        for seed in 0..<4 { try socket.send(pattern(1 << 20, seed: seed)) }
+        socket.close()
         #expect(try receiver.value() == (0..<4).map { pattern(1 << 20, seed: $0) })
     }
 
@@ -126,22 +105,15 @@ struct SiblingTests {
         let daemon = try SiblingDaemon([["g"], ["g"], ["g"]])
         let server = try daemon.guest(3)
         try server.sockets.listen(.seqpacket, port: 7)
-        let done = Done()
-        let serving = try server.serve(until: done)
         let record = pattern(262_145)
         let knowing = try daemon.guest(4)
         let first = try knowing.connect(.seqpacket, to: server)
-        #expect(throws: SocketError.messageTooLong) {
-            try knowing.sockets.send(record, to: first, timeoutNanoseconds: testDeadline)
-        }
+        #expect(throws: SocketError.messageTooLong) { try first.send(record) }
         let unknowing = try daemon.guest(5, .rfcV5)
         let second = try unknowing.connect(.seqpacket, to: server)
-        try unknowing.sockets.send(record, to: second, timeoutNanoseconds: testDeadline)
-        try unknowing.sockets.wait(testDeadline) { $0.error(second) != nil }
-        #expect(unknowing.sockets.error(second) == .connectionReset)
+        try second.send(record)
+        try eventually { second.peerShutdown == .both }
         #expect(daemon.log.contains("connection between guests reset", "262145 bytes", "EMSGSIZE"))
-        done.set()
-        #expect(try serving.value())
     }
 
     @Test("random sizes, both types, all framings: what one guest sends is what the other receives", arguments: [1, 2])
@@ -158,22 +130,18 @@ struct SiblingTests {
                     random.chance(percent: 80) ? random.within(1...5000) : random.within(1...262_144)
                 }
                 try server.sockets.listen(type, port: 7 + UInt32(type.rawValue))
-                let receiver = try server.start { sockets in
-                    let id = try sockets.accept(port: 7 + UInt32(type.rawValue), timeoutNanoseconds: testDeadline)
+                let receiver = try server.serve(port: 7 + UInt32(type.rawValue)) { socket in
                     for (index, size) in sizes.enumerated() where type == .seqpacket {
-                        guard
-                            try sockets.receive(id, timeoutNanoseconds: testDeadline)?.bytes
-                                == pattern(size, seed: index)
-                        else { return false }
+                        guard try socket.receive() == pattern(size, seed: index) else { return false }
                     }
-                    return try sockets.receiveToEnd(id)
+                    return try socket.receiveToEnd()
                         == (type == .seqpacket ? [] : flat(sizes.enumerated().map { pattern($1, seed: $0) }))
                 }
-                let id = try client.connect(type, to: server, port: 7 + UInt32(type.rawValue))
+                let socket = try client.connect(type, to: server, port: 7 + UInt32(type.rawValue))
                 for (index, size) in sizes.enumerated() {
-                    try client.sockets.send(pattern(size, seed: index), to: id, timeoutNanoseconds: testDeadline)
+                    try socket.send(pattern(size, seed: index))
                 }
-                try client.sockets.close(id)
+                socket.close()
                 #expect(try receiver.value(), "seed \(seed), \(framings.testDescription), \(type)")
             }
         }

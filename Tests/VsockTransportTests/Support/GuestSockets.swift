@@ -10,7 +10,9 @@ import VsockWire
 @testable import VsockTransport
 
 /// The sockets of a guest that reads its queues all the time, on a thread of its own.
-final class GuestSockets {
+final class GuestSockets: @unchecked Sendable {
+    // Unchecked: a test hands it from one thread to the next, never to two.
+
     let driver: SocketDriver
     private var listeners: [UInt32: any ConnectibleSocket] = [:]
 
@@ -26,10 +28,12 @@ final class GuestSockets {
         return table.lock.withLock { table.endpoint.connectionCount }
     }
 
-    /// Connects to a port of the host.
-    func connect(_ type: SocketType, port: UInt32) throws -> any ConnectibleSocket {
+    /// Connects to a port of the host, or of another guest.
+    func connect(
+        _ type: SocketType, to cid: VsockAddress.ContextID = .host, port: UInt32
+    ) throws -> any ConnectibleSocket {
         let socket = driver.makeSocket(type)
-        try socket.connect(to: VsockAddress(cid: .host, port: VsockAddress.Port(rawValue: port)))
+        try socket.connect(to: VsockAddress(cid: cid, port: VsockAddress.Port(rawValue: port)))
         return socket
     }
 
@@ -62,14 +66,39 @@ extension ConnectibleSocket {
     }
 
     /// The next bytes of a stream, or the next record; nil at the end.
-    func receive() throws -> [UInt8]? {
+    func receive() throws -> [UInt8]? { try receiveRecord()?.bytes }
+
+    /// The next record, and whether it was sent with MSG_EOR; nil at the end.
+    func receiveRecord() throws -> (bytes: [UInt8], endOfRecord: Bool)? {
         var result = ReceiveResult()
         let bytes = try [UInt8](unsafeUninitializedCapacity: 1 << 20) { buffer, count in
             result = try receive(
                 into: UnsafeMutableRawBufferPointer(buffer), ReceiveOptions(timeoutNanoseconds: testDeadline))
             count = result.count
         }
-        return result.isEnd ? nil : bytes
+        return result.isEnd ? nil : (bytes, result.endOfRecord)
+    }
+
+    /// So many bytes of a stream.
+    func receive(exactly byteCount: Int) throws -> [UInt8] {
+        var bytes: [UInt8] = []
+        while bytes.count < byteCount {
+            guard let more = try receive() else {
+                throw TestFailure("the guest's end after \(bytes.count) of \(byteCount) bytes")
+            }
+            bytes += more
+        }
+        return bytes
+    }
+
+    /// Everything until the end.
+    func receiveToEnd() throws -> [UInt8] { try flat(receiveRecordsToEnd()) }
+
+    /// All records until the end.
+    func receiveRecordsToEnd() throws -> [[UInt8]] {
+        var records: [[UInt8]] = []
+        while let record = try receive() { records.append(record) }
+        return records
     }
 
     /// Directions that the peer has given up; both after a reset.

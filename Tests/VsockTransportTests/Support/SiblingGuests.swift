@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// Guests of one daemon that talk to each other. Each is a driver with sockets, which one thread serves at a time.
+// Guests of one daemon that talk to each other. Each is a driver with sockets.
 
-import Synchronization
 import Testing
 import VsockCore
 import VsockSystem
@@ -11,58 +10,41 @@ import VsockWire
 @testable import VsockTransport
 
 /// One guest of a daemon.
-final class SiblingGuest: @unchecked Sendable {
-    // Unchecked: a test hands it from one thread to the next, never to two.
-
+final class SiblingGuest: Sendable {
     let cid: VsockAddress.ContextID
-    let sockets: DriverSockets
+    let sockets: GuestSockets
 
     init(_ cid: UInt32, _ path: String, _ framing: RecordFraming) throws {
         self.cid = VsockAddress.ContextID(rawValue: cid)
         var options = VsockDriver.Options()
         options.acceptsSeqpacket = framing == .standard
-        sockets = DriverSockets(try VsockDriver(path: path, options: options))
+        sockets = try GuestSockets(path: path, options: options)
     }
 
-    /// Runs on a thread of its own; the guest belongs to that until the value has been taken.
-    func start<Value: Sendable>(
-        _ body: @escaping @Sendable (DriverSockets) throws -> Value
+    /// Takes a connection to a port that is listened on, and runs with it on a thread of its own.
+    func serve<Value: Sendable>(
+        port: UInt32 = 7, _ body: @escaping @Sendable (any ConnectibleSocket) throws -> Value
     ) throws -> Background<Value> {
-        try Background { try body(self.sockets) }
-    }
-
-    /// Serves the driver on a thread of its own until told to stop.
-    func serve(until isDone: Done) throws -> Background<Bool> {
-        try start { sockets in
-            try sockets.serve { isDone.value }
-            return true
-        }
+        try Background { try body(self.sockets.accept(port: port)) }
     }
 
     /// What becomes of a connection to a port of another guest.
     func failure(_ type: SocketType, to cid: VsockAddress.ContextID, port: UInt32) throws -> SocketError? {
         do {
-            let id = try sockets.connect(
-                type, to: VsockAddress(cid: cid, port: .init(rawValue: port)), timeoutNanoseconds: testDeadline)
-            try sockets.close(id)
+            try sockets.connect(type, to: cid, port: port).close()
             return nil
         } catch let error as SocketError {
             return error
         }
     }
 
-    /// Connects to a port of another guest, which another thread serves.
-    func connect(_ type: SocketType, to other: SiblingGuest, port: UInt32 = 7) throws -> ConnectionID {
-        try sockets.connect(
-            type, to: VsockAddress(cid: other.cid, port: .init(rawValue: port)), timeoutNanoseconds: testDeadline)
+    /// Connects to a port of another guest.
+    func connect(_ type: SocketType, to other: SiblingGuest, port: UInt32 = 7) throws -> any ConnectibleSocket {
+        try sockets.connect(type, to: other.cid, port: port)
     }
-}
 
-/// Tells a thread that it is done.
-final class Done: Sendable {
-    private let isSet = Mutex(false)
-    var value: Bool { isSet.withLock { $0 } }
-    func set() { isSet.withLock { $0 = true } }
+    /// Waits until its connections have ended on both sides.
+    func waitForEnds() throws { try eventually { sockets.connectionCount == 0 } }
 }
 
 /// A daemon with several VMs. Stops with the object.
@@ -93,25 +75,4 @@ final class SiblingDaemon {
     }
 
     func socketPath(_ cid: UInt32) -> String { directory.file("s\(cid)") }
-}
-
-extension DriverSockets {
-    /// So many bytes of a stream.
-    func receive(_ id: ConnectionID, exactly byteCount: Int) throws -> [UInt8] {
-        var bytes: [UInt8] = []
-        while bytes.count < byteCount {
-            guard let more = try receive(id, timeoutNanoseconds: testDeadline) else {
-                throw TestFailure("the end after \(bytes.count) of \(byteCount) bytes")
-            }
-            bytes += more.bytes
-        }
-        return bytes
-    }
-
-    /// Everything until the end.
-    func receiveToEnd(_ id: ConnectionID) throws -> [UInt8] {
-        var bytes: [UInt8] = []
-        while let more = try receive(id, timeoutNanoseconds: testDeadline) { bytes += more.bytes }
-        return bytes
-    }
 }

@@ -186,23 +186,10 @@ extension ConnectedPair {
     func receive() throws -> [UInt8]? { try socket.receive() }
 
     /// So many bytes of a stream, in the guest.
-    func receive(exactly byteCount: Int) throws -> [UInt8] {
-        var bytes: [UInt8] = []
-        while bytes.count < byteCount {
-            guard let more = try receive() else {
-                throw TestFailure("the guest's end after \(bytes.count) of \(byteCount) bytes")
-            }
-            bytes += more
-        }
-        return bytes
-    }
+    func receive(exactly byteCount: Int) throws -> [UInt8] { try socket.receive(exactly: byteCount) }
 
     /// Everything until the end, in the guest.
-    func receiveToEnd() throws -> [UInt8] {
-        var bytes: [UInt8] = []
-        while let more = try receive() { bytes += more }
-        return bytes
-    }
+    func receiveToEnd() throws -> [UInt8] { try socket.receiveToEnd() }
 
     /// Waits until the host has shut down these directions for the guest.
     func waitForShutdown(_ flags: ShutdownFlags) throws {
