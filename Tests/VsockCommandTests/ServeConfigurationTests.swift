@@ -3,6 +3,7 @@
 // How `vsock serve` is told of its VMs: `--vm`, `--config`, and what it says of wrong ones.
 
 import Testing
+import VsockSystem
 import VsockTestSupport
 import VsockTransport
 

@@ -175,7 +175,7 @@ struct Perf: ParsableCommand {
         let usage = try deviceUsage()
         let host = peers.host
         let meters = MeterPair()
-        let background = try BackgroundRun { meters.host = try host.run(direction.roles.host) }
+        let background = try BackgroundRun(name: "host") { meters.host = try host.run(direction.roles.host) }
         meters.guest = try peers.guest.run(direction.roles.guest)
         try background.wait()
         var report = PerfReport(

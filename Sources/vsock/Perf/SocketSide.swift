@@ -32,7 +32,7 @@ final class SocketSide: PerfSide {
             let count = sockets.count
             for part in role == .both ? [PerfRole.send, .receive] : [role] {
                 threads.append(
-                    try BackgroundRun {
+                    try BackgroundRun(name: "connection") {
                         let worker = SocketWorker(socket, plan, index: index, of: count)
                         let meter = try worker.run(part, closes: role != .both)
                         box.meters.withLock { $0.append(meter) }
