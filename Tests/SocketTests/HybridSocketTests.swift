@@ -10,7 +10,7 @@ import Vsock
 
 @Suite("Unix sockets as vsock sockets", .timeLimit(.minutes(1)))
 struct HybridSocketTests {
-    private static let wait: UInt64 = 10_000_000_000
+    private static let wait: UInt64 = 120_000_000_000
 
     private let directory: TemporaryDirectory
     private let path: String
