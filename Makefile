@@ -9,7 +9,7 @@ BUILD_FLAGS = --explicit-target-dependency-import-check error $(SWIFT_BUILD_FLAG
 VSOCK = $(CURDIR)/.build/release/vsock
 FORMATTED = Package.swift Sources Tests Examples
 
-.PHONY: help setup build release demo test lint format clean
+.PHONY: help setup build release demo test docs lint format clean
 # Two builds at once would wait for each other.
 .NOTPARALLEL:
 
@@ -19,6 +19,7 @@ help:
 	@echo 'make setup    only install what is missing'
 	@echo 'make build    debug build, tests included'
 	@echo 'make release  release build: .build/release/vsock'
+	@echo 'make docs     documentation of the Swift API: .build/Vsock.doccarchive'
 	@echo 'make lint     check the formatting'
 	@echo 'make format   format'
 	@echo 'make clean    remove what was built'
@@ -46,6 +47,10 @@ test: setup release
 		$(SWIFT) test $(BUILD_FLAGS) --skip '^GuestTests\.'
 	VSOCK_COMMAND=$(VSOCK) VSOCK_KERNELS="$${VSOCK_KERNELS-$$(Scripts/setup.sh --kernels)}" \
 		stdbuf -oL $(SWIFT) test $(BUILD_FLAGS) --skip-build --no-parallel --filter '^GuestTests\.'
+
+# The compiler of documentation comes with Swift. The names that Vsock exports from lower layers belong to it.
+docs: build
+	Scripts/documentation.sh
 
 lint:
 	$(SWIFT) format lint --strict --parallel --recursive $(FORMATTED)

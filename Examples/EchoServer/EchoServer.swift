@@ -17,33 +17,34 @@ struct EchoServer {
             exit(64)
         }
         let type: SocketType = arguments.contains("seqpacket") ? .seqpacket : .stream
-        let listener = try await VsockListener.bind(type, port: port, on: VsockTransport(arguments[1]))
-        print("listening on \(listener.address)")
-        fflush(nil)
+        try await serve(type, port: port, on: VsockTransport(arguments[1]))
+    }
+}
 
-        try await withThrowingDiscardingTaskGroup { group in
-            for try await socket in listener {
-                group.addTask {
-                    // What happens to one connection is no matter of the others.
-                    do throws(SocketError) {
-                        try await echo(socket)
-                    } catch {
-                        print("a connection ended with \(error)")
-                    }
+func serve(_ type: SocketType, port: VsockAddress.Port, on transport: VsockTransport) async throws {
+    let listener = try await VsockListener.bind(type, port: port, on: transport)
+    print("listening on \(listener.address)")
+    fflush(nil)
+    try await withThrowingDiscardingTaskGroup { group in
+        for try await socket in listener {
+            group.addTask {
+                do throws(SocketError) {
+                    try await echo(socket)
+                } catch {
+                    print("a connection ended with \(error)")
                 }
             }
         }
     }
+}
 
-    static func echo(_ socket: VsockSocket) async throws(SocketError) {
-        // Records of the standard framing are no larger than the receive buffer.
-        var buffer = [UInt8](repeating: 0, count: Int(socket.settings.bufferSize))
-        while true {
-            let received = try await socket.receive(into: &buffer)
-            if received.isEnd { return }
-            try await socket.send(
-                buffer.span.extracting(..<received.count).bytes,
-                options: SendOptions(endOfRecord: received.endOfRecord))
-        }
+func echo(_ socket: VsockSocket) async throws(SocketError) {
+    var buffer = [UInt8](repeating: 0, count: 262_144)
+    while true {
+        let received = try await socket.receive(into: &buffer)
+        if received.isEnd { return }
+        try await socket.send(
+            buffer.span.extracting(..<received.count).bytes,
+            options: SendOptions(endOfRecord: received.endOfRecord))
     }
 }

@@ -15,19 +15,24 @@ struct RecordClient {
             print("usage: RecordClient TRANSPORT CID:PORT REQUEST…")
             exit(64)
         }
-        let socket = try await VsockSocket.connect(.seqpacket, to: server, over: VsockTransport(arguments[1]))
-        var buffer = [UInt8](repeating: 0, count: 65536)
+        let transport = try VsockTransport(arguments[1])
+        let socket = try await VsockSocket.connect(.seqpacket, to: server, over: transport)
         for request in arguments[3...] {
-            try await socket.send(Array(request.utf8))
-            // A server that does not answer is an error (EAGAIN), not a wait for ever.
-            let response = try await socket.receive(
-                into: &buffer, options: ReceiveOptions(timeoutNanoseconds: 10_000_000_000))
-            if response.isEnd {
+            guard let response = try await ask(request, over: socket) else {
                 print("the server has closed the connection")
                 exit(1)
             }
-            let text = String(decoding: buffer[..<response.count], as: UTF8.self)
-            print(response.truncated ? "\(text)… (\(response.fullLength) bytes)" : text)
+            print(response)
         }
     }
+}
+
+func ask(_ request: String, over socket: VsockSocket) async throws(SocketError) -> String? {
+    try await socket.send(Array(request.utf8))
+    var buffer = [UInt8](repeating: 0, count: 65536)
+    let response = try await socket.receive(
+        into: &buffer, options: ReceiveOptions(timeoutNanoseconds: 10_000_000_000))
+    if response.isEnd { return nil }
+    let text = String(decoding: buffer[..<response.count], as: UTF8.self)
+    return response.truncated ? "\(text)… (\(response.fullLength) bytes)" : text
 }

@@ -66,8 +66,8 @@ public final class VsockListener: Sendable, AsyncSequence {
     public func set(_ option: SocketOption) throws(SocketError) { try socket.set(option) }
 
     /// Waits for a connection, accept(2).
-    /// - Throws: ``SocketError/wouldBlock`` after SO_RCVTIMEO, ``SocketError/badDescriptor`` after a close, ``SocketError/cancelled``, ``SocketError/noDevice`` when
-    ///   the transport has gone.
+    /// - Throws: ``SocketError/wouldBlock`` after SO_RCVTIMEO, ``SocketError/badDescriptor`` after a close,
+    ///   ``SocketError/cancelled``, ``SocketError/noDevice`` when the transport has gone.
     nonisolated(nonsending) public func accept() async throws(SocketError) -> VsockSocket {
         VsockSocket(try await socket.accept(), transport)
     }

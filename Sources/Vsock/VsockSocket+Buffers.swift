@@ -6,7 +6,7 @@ import VsockCore
 import VsockTransport
 
 extension VsockSocket {
-    /// Sends an array: see ``send(_:options:)-(RawSpan,_)``.
+    /// Sends an array: see ``VsockSocket/send(_:options:)-(RawSpan,_)``.
     @discardableResult
     nonisolated(nonsending) public func send(
         _ bytes: [UInt8], options: SendOptions
@@ -14,8 +14,8 @@ extension VsockSocket {
         try await socket.send(bytes.span.bytes, options)
     }
 
-    /// Sends an array: see ``send(_:options:)-(RawSpan,_)``.
-    /// - Parameter endOfRecord: MSG_EOR; a stream ignores it.
+    /// Sends an array, with MSG_EOR or without, which a stream ignores: see
+    /// ``VsockSocket/send(_:options:)-(RawSpan,_)``.
     @discardableResult
     nonisolated(nonsending) public func send(
         _ bytes: [UInt8], endOfRecord: Bool = false
@@ -24,7 +24,7 @@ extension VsockSocket {
     }
 
     /// Receives into the whole of an array, whose count stays as it is: see
-    /// ``receive(into:options:)-(MutableRawSpan,_)``.
+    /// ``VsockSocket/receive(into:options:)-(MutableRawSpan,_)``.
     nonisolated(nonsending) public func receive(
         into buffer: inout [UInt8], options: ReceiveOptions = ReceiveOptions()
     ) async throws(SocketError) -> ReceiveResult {
@@ -34,8 +34,8 @@ extension VsockSocket {
     }
 
     /// Receives behind what `buffer` has already, up to its capacity: see
-    /// ``receive(into:options:)-(MutableRawSpan,_)``. What was received counts as initialized afterwards; with MSG_PEEK,
-    /// too.
+    /// ``VsockSocket/receive(into:options:)-(MutableRawSpan,_)``. What was received counts as initialized afterwards, also
+    /// with MSG_PEEK.
     nonisolated(nonsending) public func receive(
         appendingTo buffer: inout OutputRawSpan, options: ReceiveOptions = ReceiveOptions()
     ) async throws(SocketError) -> ReceiveResult {

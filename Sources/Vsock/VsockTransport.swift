@@ -102,10 +102,6 @@ public struct VsockTransport: Sendable, CustomStringConvertible {
     /// - Throws: ``TransportError``
     public func open() throws(TransportError) { try instance.open() }
 
-    /// Lets `tap` see every packet from now on, such as a `PacketCapture`; nil for nobody. Before ``open()`` it sees the
-    /// first packet, too.
-    /// - Throws: ``TransportError`` where there are no packets in this process: for `uds` and `kernel`.
-    public func setTap(_ tap: (any PacketTap)?) throws(TransportError) { try instance.setTap(tap) }
     /// As ``open()``, for tasks.
     nonisolated(nonsending) func openSuspended() async throws(TransportError) {
         guard !instance.isOpen else { return }
@@ -128,6 +124,11 @@ public struct VsockTransport: Sendable, CustomStringConvertible {
     }
 
     private typealias Outcome = Result<Void, TransportError>
+
+    /// Lets `tap` see every packet from now on, such as a `PacketCapture`; nil for nobody. Before ``open()`` it sees the
+    /// first packet, too.
+    /// - Throws: ``TransportError`` where there are no packets in this process: for `uds` and `kernel`.
+    public func setTap(_ tap: (any PacketTap)?) throws(TransportError) { try instance.setTap(tap) }
 
     /// The context ID of this side, IOCTL_VM_SOCKETS_GET_LOCAL_CID: `.local` of a loopback, `.host` of a device and of
     /// `uds`, the guest's of a driver, the machine's of the kernel. Opens a driver, as ``open()``.

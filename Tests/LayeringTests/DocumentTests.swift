@@ -40,6 +40,52 @@ struct DocumentTests {
         #expect(Self.undeclared(["size", "count"], in: "let size = 1\nlet counter = count") == ["count"])
     }
 
+    @Test("every piece of Swift in the documents stands in an example, which is built and run")
+    func snippets() throws {
+        let examples = try SourceTree.files(below: "Examples", ["swift"]).map { Self.lines($0.all) }
+        let documents =
+            try SourceTree.files(below: "Sources/Vsock/Vsock.docc", ["md"])
+            + [SourceTree.file("README.md"), SourceTree.file("Examples/README.md")]
+        let snippets = documents.flatMap { Self.snippets(in: Self.lines($0.all)) }
+        #expect(snippets.count > 5)
+        for snippet in snippets { #expect(examples.contains { Self.contains($0, snippet) }, "\(snippet)") }
+    }
+
+    @Test("a piece of Swift that no example has is found")
+    func foreignSnippet() {
+        let snippets = Self.snippets(in: ["```swift", "a", "b", "```", "```sh", "c", "```", "```swift", "d", "```"])
+        #expect(snippets == [["a", "b"], ["d"]])
+        #expect(Self.contains(["x", "a", "b", "c"], ["a", "b"]))
+        #expect(!Self.contains(["a", "x", "b"], ["a", "b"]))
+    }
+
+    /// A text's lines, without indentation and without empty ones.
+    private static func lines(_ text: [UInt8]) -> [String] {
+        String(decoding: text, as: UTF8.self).split(separator: "\n")
+            .map { String($0.drop { $0 == " " }) }.filter { !$0.isEmpty }
+    }
+
+    /// The blocks of a document that say they are Swift.
+    private static func snippets(in lines: [String]) -> [[String]] {
+        var found: [[String]] = []
+        var open: [String]?
+        for line in lines {
+            if line.hasPrefix("```") {
+                if let block = open { found.append(block) }
+                open = open == nil && line == "```swift" ? [] : nil
+            } else {
+                open?.append(line)
+            }
+        }
+        return found
+    }
+
+    /// Whether `lines` has all of `part`, one line after the other.
+    private static func contains(_ lines: [String], _ part: [String]) -> Bool {
+        guard lines.count >= part.count else { return false }
+        return (0...(lines.count - part.count)).contains { Array(lines[$0..<($0 + part.count)]) == part }
+    }
+
     /// What stands in backquotes in the second column of the tables.
     private static func quotedTests(in text: String) -> [String] {
         text.split(separator: "\n").filter { $0.hasPrefix("|") }.flatMap { line in
