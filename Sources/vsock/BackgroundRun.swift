@@ -12,7 +12,7 @@ final class BackgroundRun: Sendable {
         let value = Mutex<(any Error)?>(nil)
     }
 
-    init(name: String, _ body: @escaping @Sendable () throws -> Void) throws(SystemCallError) {
+    init(name: String = "background", _ body: @escaping @Sendable () throws -> Void) throws(SystemCallError) {
         let failure = FailureBox()
         self.failure = failure
         thread = try WorkerThread(name: name) {
