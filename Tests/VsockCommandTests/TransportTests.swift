@@ -118,4 +118,27 @@ import VsockSystem
         #expect(noDirectory.status == 1)
         #expect(noDirectory.errorLine?.contains("\(socket)/x") == true, "\(noDirectory.error)")
     }
+
+    @Test("what crosses is captured, and can be printed", arguments: ["listen", "connect"])
+    func capture(command: String) throws {
+        let directory = try TemporaryDirectory()
+        let socket = directory.file("vm.sock")
+        let file = directory.file("packets.pcap")
+        let captures = ["--capture", file]
+        let host = try RunningCommand(
+            ["listen", "--transport", "device:\(socket)", "--seqpacket"] + (command == "listen" ? captures : []) + ["9"]
+        )
+        try poll { access(socket, F_OK) == 0 }
+        let guest = try RunningCommand(
+            ["connect", "--transport", "driver:\(socket)", "--seqpacket"] + (command == "connect" ? captures : [])
+                + ["2", "9"])
+        try converse(guest, host)
+        #expect(try guest.finish().status == 0)
+        #expect(try host.finish().status == 0)
+        let dump = try RunningCommand(["dump", file], inputPath: "/dev/null")
+        let lines = try readAllText(dump.output).split(separator: "\n")
+        #expect(try dump.finish().status == 0)
+        #expect(lines.first?.contains("REQUEST") == true, "\(lines)")
+        #expect(lines.count { $0.contains("op=RW") } == 4, "\(lines)")
+    }
 }

@@ -12,6 +12,8 @@ import Testing
             "connect --record-size 5 3 4", "connect --seqpacket --record-size 0 3 4",
             "connect --seqpacket --record-size 16777217 3 4", "connect --seqpacket --null --record-size 5 3 4",
             "connect --buffer-size 0 3 4", "listen", "listen x", "listen 4294967295", "listen 1 2", "listen --bogus 1",
+            "connect --capture /f 2 5",
+            "listen --capture /f --transport uds:/s 5",
             "test", "test --transport loopback --mode client", "test --transport driver:/s --mode server",
             "test --mode client --peer-cid 3 --control-port 5", "test --mode both --peer-cid 3 --control-port 5",
             "test --mode server --control-port 5", "test --mode server --control-port 65536 --peer-cid 3",

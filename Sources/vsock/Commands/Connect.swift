@@ -42,6 +42,8 @@ struct Connect: ParsableCommand {
     func run() throws {
         try StandardStreams.requireOpen()
         SignalReceiver.ignoreBrokenPipe()
+        let capture = try options.captureOption.start(options.transport)
+        defer { capture?.finish() }
         let connection = try options.opening.connect(to: try target(), timeoutSeconds: connectTimeout)
         defer { connection.transport.finish() }
         options.note("connected to \(connection.peer)")

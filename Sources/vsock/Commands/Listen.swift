@@ -38,6 +38,8 @@ struct Listen: ParsableCommand {
     func run() throws {
         try StandardStreams.requireOpen()
         SignalReceiver.ignoreBrokenPipe()
+        let capture = try options.captureOption.start(options.transport)
+        defer { capture?.finish() }
         let listener = try options.opening.listen(port: try AddressArguments.port(port))
         defer { listener.transport.finish() }
         options.note("listening on \(listener.name)")

@@ -30,6 +30,7 @@ struct TestCommand: ParsableCommand {
     var suite = TestSuite.linux612
 
     @OptionGroup var transportOption: TransportOption
+    @OptionGroup var captureOption: CaptureOption
 
     @Option(help: "client or server.")
     var mode: TestMode?
@@ -65,6 +66,7 @@ struct TestCommand: ParsableCommand {
             throw ValidationError("there is no case \(wrong): the IDs are 0 to \(ids.upperBound - 1), see --list")
         }
         guard !list else { return }
+        try captureOption.validate(for: transportOption.transport)
         let peer = try peerContextID()
         switch mode {
         case nil:
@@ -87,6 +89,8 @@ struct TestCommand: ParsableCommand {
         guard !list else { return listCases() }
         SignalReceiver.ignoreBrokenPipe()
         let transport = transportOption.transport
+        let capture = try captureOption.start(transport)
+        defer { capture?.finish() }
         do {
             defer { transport.finish() }
             // A driver finds its device because the device is there before the control connection.

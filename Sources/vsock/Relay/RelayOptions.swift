@@ -23,6 +23,7 @@ struct RelayOptions: ParsableArguments {
     var recordSize: Int?
 
     @OptionGroup var transportOption: TransportOption
+    @OptionGroup var captureOption: CaptureOption
 
     @Flag(
         name: .customLong("no-shutdown"),
@@ -50,6 +51,7 @@ struct RelayOptions: ParsableArguments {
                     "--record-size is 1 to \(RecordInput.maximumRecordByteCount) bytes, not \(recordSize)")
             }
         }
+        try captureOption.validate(for: transport)
         if bufferSize == 0 { throw ValidationError("--buffer-size is at least 1 byte") }
     }
 
