@@ -101,7 +101,7 @@ final class TestSocket: Sendable {
     func receive(_ count: Int, peeks: Bool = false, doesNotWait: Bool = false) throws -> [UInt8] {
         var bytes: [UInt8] = []
         repeat {
-            let part = try receiveOnce(count - bytes.count, peeks: peeks, doesNotWait: doesNotWait)
+            let part = try receiveOnce(peeks ? count : count - bytes.count, peeks: peeks, doesNotWait: doesNotWait)
             if part.result.isEnd { break }
             bytes = peeks ? part.bytes : bytes + part.bytes
         } while bytes.count < count
