@@ -27,7 +27,7 @@ public final class VsockListener: Sendable, AsyncSequence {
     ///   - type: of the connections; a connection of the other type is refused.
     ///   - port: `.any` for one that is free: see ``address``.
     ///   - cid: `.any`, or the context ID of this side.
-    ///   - backlog: connections that may wait to be taken.
+    ///   - backlog: one more than this may wait to be taken, as in Linux.
     ///   - transport: the way that connections come, which is opened if it is not open.
     ///   - options: inherited by the connections, for example the buffer size.
     /// - Throws: ``TransportError``; ``SocketError/addressInUse``, also when a listener of the other type has the port;

@@ -14,8 +14,10 @@ import VsockWire
 
 /// Both directions of a connection's buffer space, in payload bytes.
 public struct CreditAccount: Equatable, Sendable {
-    /// Size of the local receive buffer.
+    /// Size of the local receive buffer, as the peer is told.
     public private(set) var bufferAllocation: UInt32
+    /// What the size shall be: less than ``bufferAllocation`` while the buffer holds more than that.
+    private var wantedAllocation: UInt32
     /// Bytes that the local side has consumed, wrapping.
     public private(set) var forwardedCount: UInt32 = 0
     /// `forwardedCount` as the peer knows it.
@@ -35,6 +37,7 @@ public struct CreditAccount: Equatable, Sendable {
     /// An account with nothing sent or received.
     public init(bufferAllocation: UInt32) {
         self.bufferAllocation = bufferAllocation
+        wantedAllocation = bufferAllocation
         promisedAllocation = bufferAllocation
     }
 
@@ -69,15 +72,21 @@ public struct CreditAccount: Equatable, Sendable {
         precondition(byteCount >= 0 && byteCount <= Int(receivedByteCount), "consumed more than was received")
         receivedByteCount -= UInt32(byteCount)
         forwardedCount &+= UInt32(byteCount)
+        bufferAllocation = max(wantedAllocation, min(bufferAllocation, receivedByteCount))
     }
 
     /// Notes that a packet with the current counters goes out.
     public mutating func advertise() { lastForwardedCount = forwardedCount }
 
-    /// Changes the size of the local buffer; never below what it holds.
-    public mutating func resize(to byteCount: UInt32) {
+    /// Changes the size of the local buffer. It is never told below what the buffer holds, which old peers take for
+    /// huge credit, but shrinks as that is consumed. False when it is as it was.
+    @discardableResult
+    public mutating func resize(to byteCount: UInt32) -> Bool {
+        guard byteCount != wantedAllocation else { return false }
+        wantedAllocation = byteCount
         bufferAllocation = max(byteCount, receivedByteCount)
         promisedAllocation = max(promisedAllocation, bufferAllocation)
+        return true
     }
 
     /// Whether the peer should be told of the space that became free.

@@ -115,8 +115,7 @@ extension Endpoint {
     /// Changes the size of a connection's receive buffer and tells the peer (SO_VM_SOCKETS_BUFFER_SIZE). Before the
     /// first packet of a connection it is part of that.
     public mutating func setBuffer(_ id: ConnectionID, byteCount: UInt32) {
-        guard let slot = slot(id), connections[slot].credit.bufferAllocation != byteCount else { return }
-        connections[slot].credit.resize(to: byteCount)
+        guard let slot = slot(id), connections[slot].credit.resize(to: byteCount) else { return }
         if connections[slot].state == .established, connections[slot].pending.isEmpty {
             enqueue(slot, .creditUpdate)
         }

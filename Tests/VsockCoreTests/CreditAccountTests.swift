@@ -94,13 +94,17 @@ struct CreditAccountTests {
         #expect(!account.needsUpdate)
     }
 
-    @Test("resizes the buffer, but not below what it holds")
+    @Test("resizes the buffer, down to what it holds, and further as that is consumed")
     func resize() {
         var account = CreditAccount(bufferAllocation: 100)
         let isReceived = account.receive(80)
         #expect(isReceived)
         account.resize(to: 10)
         #expect(account.bufferAllocation == 80)
+        account.consume(60)
+        #expect(account.bufferAllocation == 20)
+        account.consume(20)
+        #expect(account.bufferAllocation == 10)
         account.resize(to: 1000)
         #expect(account.bufferAllocation == 1000)
     }

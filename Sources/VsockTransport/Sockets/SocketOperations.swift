@@ -8,7 +8,7 @@ import VsockWire
 
 /// Flags of a receive, and its time limit.
 public struct ReceiveOptions: Sendable {
-    /// MSG_PEEK: leaves what is received in the socket.
+    /// MSG_PEEK: leaves what is received in the socket. On a stream it takes what there is, also less than SO_RCVLOWAT.
     public var peeks = false
     /// MSG_DONTWAIT: fails with EAGAIN instead of waiting.
     public var doesNotWait = false
@@ -131,9 +131,9 @@ public struct SocketSettings: Sendable, Equatable {
 public enum SocketOption: Sendable {
     /// SO_VM_SOCKETS_BUFFER_SIZE, kept between minimum and maximum.
     case bufferSize(UInt64)
-    /// SO_VM_SOCKETS_BUFFER_MIN_SIZE; raises the size if it is below.
+    /// SO_VM_SOCKETS_BUFFER_MIN_SIZE; raises the size if it is below, up to the maximum.
     case bufferMinimumSize(UInt64)
-    /// SO_VM_SOCKETS_BUFFER_MAX_SIZE; lowers the size if it is above.
+    /// SO_VM_SOCKETS_BUFFER_MAX_SIZE; lowers the size if it is above, also below the minimum.
     case bufferMaximumSize(UInt64)
     /// SO_VM_SOCKETS_CONNECT_TIMEOUT; zero means two seconds. Negative: ERANGE.
     case connectTimeout(Duration)
@@ -141,7 +141,7 @@ public enum SocketOption: Sendable {
     case receiveTimeout(Duration)
     /// SO_SNDTIMEO; zero waits for ever.
     case sendTimeout(Duration)
-    /// SO_RCVLOWAT; zero means one. More than the buffer: EINVAL.
+    /// SO_RCVLOWAT; zero means one. More than the buffer, or less than zero: EINVAL. Records have no use for it.
     case receiveLowWaterMark(Int)
 }
 

@@ -108,7 +108,7 @@ extension SocketTable {
                 cid: VsockAddress.ContextID(rawValue: snapshot.peerCID),
                 port: VsockAddress.Port(rawValue: snapshot.peerPort)))
         join(socket, id)
-        endpoint.setBuffer(id, byteCount: UInt32(clamping: listener.settingsInForce.bufferSize))
+        socket.offerBuffer()
         listener.acceptQueue.append(socket)
         listener.waits.signal(.readable)
     }

@@ -23,6 +23,9 @@ final class SocketTable: WakeTimerClient, @unchecked Sendable {
     /// Complete records without a byte that a socket may hold: credit does not bound them.
     static let maximumEmptyRecordCount = 65_536
 
+    /// Connections that may wait to be accepted, whatever listen(2) asks for (Linux: SOMAXCONN).
+    static let maximumBacklog = 4096
+
     let lock = SocketLock()
     var endpoint: Endpoint
     /// Whether ports below 1024 are refused (EACCES).

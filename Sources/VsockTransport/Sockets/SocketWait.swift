@@ -98,6 +98,9 @@ final class WaitPoint: @unchecked Sendable {
     /// A ticket for a call that cannot go on now.
     func ticket(_ kind: WaitKind) -> WaitTicket { WaitTicket(kind: kind, eventCount: eventCount(kind)) }
 
+    /// Whether something has happened since a ticket was given.
+    func hasEvent(since ticket: WaitTicket) -> Bool { eventCount(ticket.kind) != ticket.eventCount }
+
     /// Something has happened.
     func signal(_ kind: WaitKind) {
         if kind == .readable { readEvents &+= 1 } else { writeEvents &+= 1 }
@@ -133,7 +136,7 @@ final class WaitPoint: @unchecked Sendable {
     func wait(_ ticket: WaitTicket, until deadline: Instant?) -> WaitOutcome {
         lock.lock()
         defer { lock.unlock() }
-        guard eventCount(ticket.kind) == ticket.eventCount else { return .ready }
+        guard !hasEvent(since: ticket) else { return .ready }
         let waiter = Waiter(self, ticket.kind)
         let condition = lock.takeCondition()
         waiter.condition = condition
@@ -168,7 +171,7 @@ final class WaitPoint: @unchecked Sendable {
         until deadline: Instant?
     ) {
         lock.lock()
-        let outcome = waiter.outcome ?? (eventCount(ticket.kind) == ticket.eventCount ? nil : .ready)
+        let outcome = waiter.outcome ?? (hasEvent(since: ticket) ? .ready : nil)
         if outcome == nil {
             waiter.continuation = continuation
             waiters.append(waiter)

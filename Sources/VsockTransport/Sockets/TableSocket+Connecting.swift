@@ -29,8 +29,10 @@ extension TableSocket {
         guard state != .closed else { throw .badDescriptor }
         guard state == .unconnected || state == .listening, let port else { throw .invalidArgument }
         if state == .listening { table.endpoint.stopListening(port: port) }
-        try table.endpoint.listen(type, port: port, backlog: backlog)
-        self.backlog = backlog
+        // As many as `backlog` may wait behind the one that is next; a negative number is the largest there is.
+        let count = min(UInt(bitPattern: backlog), UInt(SocketTable.maximumBacklog)) + 1
+        self.backlog = Int(count)
+        try table.endpoint.listen(type, port: port, backlog: self.backlog)
         state = .listening
     }
 
@@ -54,9 +56,9 @@ extension TableSocket {
         defer { table.lock.unlock() }
         switch state {
         case .closed: throw .badDescriptor
-        case .listening, .disconnected: throw .invalidArgument
-        case .connected:
-            guard operation.hasStarted else { throw .alreadyConnected }
+        case .listening: throw .invalidArgument
+        case .connected, .disconnected:
+            guard operation.hasStarted else { throw localShutdown.isEmpty ? .alreadyConnected : .invalidArgument }
             return .done(())
         case .connecting:
             guard operation.hasStarted else { throw .alreadyInProgress }
@@ -69,17 +71,10 @@ extension TableSocket {
             }
         }
         guard try start(to: address, &operation) else { return .blocked(waits.ticket(.writable)) }
+        // Over a loopback it is decided before the ticket is used; who does not wait gets EINPROGRESS all the same.
         let ticket = waits.ticket(.writable)
         table.pump()
-        // Over a loopback it is decided by now.
-        switch state {
-        case .connected: return .done(())
-        case .connecting: return .blocked(ticket)
-        default:
-            let error = failure ?? .connectionReset
-            failure = nil
-            throw error
-        }
+        return .blocked(ticket)
     }
 
     /// False when the peer's driver is not there yet; the connect timeout runs meanwhile.
@@ -87,7 +82,6 @@ extension TableSocket {
         to address: VsockAddress, _ operation: inout ConnectOperation
     ) throws(SocketError) -> Bool {
         guard !table.hasFailed, let carrier = table.carrier else { throw .noDevice }
-        guard address.cid != .any, address.cid != .hypervisor else { throw .networkUnreachable }
         guard carrier.reaches(address.cid) else { throw .noDevice }
         let now = table.now
         let deadline = operation.deadline ?? now.advanced(byNanoseconds: settingsInForce.connectTimeoutNanoseconds)
@@ -107,7 +101,7 @@ extension TableSocket {
         let remaining = deadline.nanoseconds - min(now.nanoseconds, deadline.nanoseconds)
         let id = try table.endpoint.connect(type, to: target, from: port, timeoutNanoseconds: remaining, now: now)
         table.join(self, id)
-        table.endpoint.setBuffer(id, byteCount: UInt32(clamping: settingsInForce.bufferSize))
+        offerBuffer()
         peer = target
         failure = nil
         state = .connecting

@@ -77,9 +77,10 @@ extension TableSocket {
             }
         }
         let count = operation.copiedByteCount
-        // A peek can see no more than the buffer holds.
-        let isFull = operation.options.peeks && queue.byteCount >= Int(settingsInForce.bufferSize)
-        if count >= wanted || (count > 0 && isFull) { return .done(ReceiveResult(count: count, fullLength: count)) }
+        // A look is at what is there.
+        if count >= wanted || (count > 0 && operation.options.peeks) {
+            return .done(ReceiveResult(count: count, fullLength: count))
+        }
         if hasEnded {
             if count == 0, let failure { throw failure }
             return .done(end(of: operation))

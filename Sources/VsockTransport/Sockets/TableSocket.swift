@@ -104,19 +104,27 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
         }
     }
 
-    var readiness: SocketReadiness { table.lock.withLock { readinessNow } }
+    var readiness: SocketReadiness {
+        table.lock.withLock {
+            askForCredit()
+            return readinessNow
+        }
+    }
 
     func readinessTicket(_ kind: WaitKind) -> WaitTicket {
         table.lock.withLock {
-            // Asks the peer for credit, whose coming is the event.
-            if kind != .readable, let id, state == .connected {
-                _ = table.endpoint.sendableByteCount(id)
-                table.pump()
-            }
+            if kind != .readable { askForCredit() }
             return waits.ticket(kind)
         }
     }
 
+    /// Asks the peer for credit if there is none; its coming is an event.
+    private func askForCredit() {
+        guard let id, state == .connected, table.endpoint.sendableByteCount(id) == 0 else { return }
+        table.pump()
+    }
+
+    /// As vsock_poll() of af_vsock.c.
     private var readinessNow: SocketReadiness {
         var ready: SocketReadiness = []
         if failure != nil { ready.insert(.error) }
@@ -126,16 +134,17 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
             return ready
         case .connecting:
             return ready
-        case .unconnected, .closed:
+        case .closed:
             return ready.union([.writable, .hangUp])
+        case .unconnected:
+            ready.insert(.writable)
+            return ready
         case .connected, .disconnected:
             break
         }
         if hasEnded || localShutdown.contains(.receive) { ready.formUnion([.readable, .readHangUp]) }
         if isReadable { ready.insert(.readable) }
-        if state == .disconnected || localShutdown == .both
-            || (peerShutdown.contains(.send) && localShutdown.contains(.send))
-        {
+        if localShutdown == .both || (peerShutdown.contains(.send) && localShutdown.contains(.send)) {
             ready.insert(.hangUp)
         }
         if isWritable { ready.insert(.writable) }
@@ -143,8 +152,8 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
     }
 
     private var isWritable: Bool {
-        guard state == .connected, let id, let snapshot = table.endpoint.snapshot(id) else { return true }
         if localShutdown.contains(.send) { return false }
+        guard state == .connected, let id, let snapshot = table.endpoint.snapshot(id) else { return true }
         if peerShutdown.contains(.receive) { return true }
         return snapshot.credit.peerFreeByteCount > 0 && !hasRemainder && sendingToken == 0 && !isWaitingForRoom
     }
@@ -179,19 +188,28 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
         case .sendTimeout(let time):
             settingsInForce.sendTimeoutNanoseconds = try Self.time(time, zero: 0)
         case .receiveLowWaterMark(let count):
-            guard count >= 0, UInt64(count) <= settingsInForce.bufferSize else { throw .invalidArgument }
-            settingsInForce.receiveLowWaterMark = max(1, count)
+            // Linux keeps the number for records, too, although no receive of one looks at it.
+            let count = count < 0 ? Int(Int32.max) : max(1, count)
+            guard type != .stream || UInt64(count) <= settingsInForce.bufferSize else { throw .invalidArgument }
+            settingsInForce.receiveLowWaterMark = count
             waits.signal(.readable)
         }
     }
 
-    /// Linux's order: the maximum first, then the minimum, which wins; and 32 bits on the wire.
+    /// Linux's order: the minimum first, then the maximum, which wins.
     private func setBuffer(_ size: UInt64) {
-        let size = max(min(size, settingsInForce.bufferMaximumSize), settingsInForce.bufferMinimumSize)
-        settingsInForce.bufferSize = min(size, UInt64(UInt32.max))
+        settingsInForce.bufferSize =
+            min(max(size, settingsInForce.bufferMinimumSize), settingsInForce.bufferMaximumSize)
+        guard id != nil else { return }
+        offerBuffer()
+        table.pump()
+    }
+
+    /// Makes the buffer size that of the connection, on whose wire it has 32 bits.
+    func offerBuffer() {
+        settingsInForce.bufferSize = min(settingsInForce.bufferSize, UInt64(UInt32.max))
         guard let id else { return }
         table.endpoint.setBuffer(id, byteCount: UInt32(clamping: settingsInForce.bufferSize))
-        table.pump()
     }
 
     private static func time(_ time: Duration, zero: UInt64) throws(SocketError) -> UInt64 {
