@@ -9,13 +9,15 @@ BUILD_FLAGS = --explicit-target-dependency-import-check error $(SWIFT_BUILD_FLAG
 VSOCK = $(CURDIR)/.build/release/vsock
 FORMATTED = Package.swift Sources Tests Examples
 
-.PHONY: help setup build release demo test docs lint format clean
+.PHONY: help setup build release demo test differential docs lint format clean
 # Two builds at once would wait for each other.
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo     install what is missing, build, show records and a stream crossing to a guest and back'
 	@echo 'make test     install what is missing, build, run all tests'
+	@echo 'make differential SEED=1 CALLS=100000'
+	@echo '              compare the sockets with those of Linux 6.12, by random calls'
 	@echo 'make setup    only install what is missing'
 	@echo 'make build    debug build, tests included'
 	@echo 'make release  release build: .build/release/vsock'
@@ -51,6 +53,12 @@ test: setup release
 # The compiler of documentation comes with Swift. The names that Vsock exports from lower layers belong to it.
 docs: build
 	Scripts/documentation.sh
+
+# Random socket calls, on this package's loopback and on that of Linux in a guest.
+SEED ?= 1
+CALLS ?= 100000
+differential: setup release
+	$(CURDIR)/.build/release/differential --seed $(SEED) --calls $(CALLS)
 
 lint:
 	$(SWIFT) format lint --strict --parallel --recursive $(FORMATTED)

@@ -73,6 +73,14 @@ let package = Package(
         .executableTarget(
             name: "Conversation", dependencies: ["Vsock"], path: "Examples/Conversation", swiftSettings: settings),
 
+        // The differential tester: random socket calls on this package's loopback and on the kernel's.
+        .executableTarget(
+            name: "differential",
+            dependencies: [
+                "VsockWire", "VsockCore", "VsockSystem", "VsockTransport", "VsockTestSupport",
+                .product(name: "ArgumentParser", package: "swift-argument-parser"),
+            ], swiftSettings: settings),
+
         // Helpers of tests: without system calls, and programs that tests run.
         .target(name: "VsockTestSupport", dependencies: ["VsockWire", "VsockCore"], swiftSettings: settings),
         .target(name: "VsockTestPrograms", dependencies: ["VsockSystem"], swiftSettings: settings),
@@ -102,6 +110,9 @@ let package = Package(
                 "EchoServer", "RecordClient", "EmbeddedDevice", "Conversation", "vsock", "VsockSystem",
                 "VsockTestPrograms",
             ], swiftSettings: settings),
+        .testTarget(
+            name: "DifferentialTests", dependencies: ["differential", "VsockSystem", "VsockTestSupport"],
+            swiftSettings: settings),
         .testTarget(name: "LayeringTests", swiftSettings: settings),
         .testTarget(
             name: "VsockCommandTests",

@@ -74,6 +74,14 @@ public enum DescriptorIO {
         return receive(descriptor, &header, flags)
     }
 
+    /// recvmsg(2) into one buffer.
+    public static func receiveMessage(
+        _ descriptor: Int32, into buffer: UnsafeMutableRawBufferPointer, flags: MessageFlags = []
+    ) -> MessageResult {
+        var segment = iovec(iov_base: buffer.baseAddress, iov_len: buffer.count)
+        return receiveMessage(descriptor, into: &segment, count: 1, flags: flags)
+    }
+
     /// sendmsg(2): one record, or bytes of a stream, gathered from segments.
     public static func sendMessage(
         _ descriptor: Int32, from segments: UnsafePointer<iovec>, count: Int, flags: MessageFlags = []

@@ -117,11 +117,13 @@ public enum VsockKernelSocket {
 
     /// SO_VM_SOCKETS_CONNECT_TIMEOUT: how long a blocking connect waits; 2 s unless set.
     public static func setConnectTimeout(_ descriptor: Int32, nanoseconds: UInt64) throws(SystemCallError) {
-        var time = timeval()
-        time.tv_sec = .init(clamping: nanoseconds / 1_000_000_000)
-        time.tv_usec = .init(nanoseconds % 1_000_000_000 / 1000)
         let name = Int32(CVSOCK_SO_CONNECT_TIMEOUT)
-        try SocketOptions.set(descriptor, level: AF_VSOCK, name: name, to: time)
+        try SocketOptions.set(descriptor, level: AF_VSOCK, name: name, to: timeval(nanoseconds: nanoseconds))
+    }
+
+    /// SO_VM_SOCKETS_CONNECT_TIMEOUT in nanoseconds.
+    public static func connectTimeout(_ descriptor: Int32) throws(SystemCallError) -> UInt64 {
+        try SocketOptions.time(descriptor, level: AF_VSOCK, name: Int32(CVSOCK_SO_CONNECT_TIMEOUT))
     }
 
     /// The CID of this machine, by /dev/vsock: 2 on a host, 0xFFFFFFFF (VMADDR_CID_ANY) if no transport is loaded.

@@ -58,6 +58,10 @@ struct Layer {
         Layer("VsockTestSupport", layers: ["VsockWire", "VsockCore"], isPure: true),
         // Shared by tests: programs and their output.
         Layer("VsockTestPrograms", layers: ["VsockSystem"]),
+        // The differential tester: no part of the product.
+        Layer(
+            "differential", layers: ["VsockWire", "VsockCore", "VsockSystem", "VsockTransport", "VsockTestSupport"],
+            libraries: ["ArgumentParser"]),
     ]
 
     /// What an example may import: the product, and the C library.

@@ -2,7 +2,6 @@
 //
 // send(2) and recv(2) of descriptor sockets.
 
-import VirtioQueue
 import VsockCore
 import VsockSystem
 import VsockWire
@@ -95,16 +94,9 @@ extension DescriptorSocket {
     private func receiveRecord(
         _ raw: Int32, _ ticket: WaitTicket, _ buffer: UnsafeMutableRawBufferPointer, _ operation: ReceiveOperation
     ) throws(SocketError) -> Attempt<ReceiveResult> {
-        guard let base = buffer.baseAddress else { return .done(ReceiveResult()) }
         var flags: MessageFlags = [.doNotWait, .truncated]
         if operation.options.peeks { flags.insert(.peek) }
-        // A segment has the layout of `struct iovec`.
-        let result = withUnsafePointer(to: MemorySegment(base: base, count: buffer.count)) { segment in
-            segment.withMemoryRebound(to: IOVector.self, capacity: 1) {
-                DescriptorIO.receiveMessage(raw, into: $0, count: 1, flags: flags)
-            }
-        }
-        switch result {
+        switch DescriptorIO.receiveMessage(raw, into: buffer, flags: flags) {
         case .message(let length, let flags):
             return .done(
                 ReceiveResult(

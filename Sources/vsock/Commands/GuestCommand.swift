@@ -22,8 +22,8 @@ struct GuestCommand: ParsableCommand {
     @Option(help: "Memory of the guest in MiB.")
     var memory: Int?
 
-    @Option(help: "The vhost-user socket of its vsock device (vsock serve --socket).")
-    var socket: String
+    @Option(help: "The vhost-user socket of its vsock device (vsock serve --socket); without it, it has none.")
+    var socket: String?
 
     @Option(help: "Another kernel module to insert, such as vsock_loopback. Repeatable.")
     var module: [String] = []
