@@ -170,12 +170,11 @@ extension Endpoint {
     /// Whether what a waiting sender needs is there. With nothing unread at the peer more packets than the limit may
     /// go: see ``packetAllowance(_:)``.
     func hasAwaitedCredit(_ slot: Int) -> Bool {
-        let connection = connections[slot]
-        let needed = max(minimumByteCount(slot), connection.awaitedByteCount)
-        guard connection.credit.peerFreeByteCount >= needed else { return false }
+        let needed = max(minimumByteCount(slot), connections[slot].awaitedByteCount)
+        guard connections[slot].credit.peerFreeByteCount >= needed else { return false }
         let allowance = packetAllowance(slot)
-        return allowance >= connection.awaitedPacketCount
-            || (allowance > 0 && connection.credit.unacknowledgedByteCount == 0)
+        return allowance >= connections[slot].awaitedPacketCount
+            || (allowance > 0 && connections[slot].credit.unacknowledgedByteCount == 0)
     }
 
     /// Credit without which nothing can be sent.
@@ -235,12 +234,12 @@ extension Endpoint {
 
     private mutating func header(_ slot: Int, _ operation: Operation, flags: UInt32 = 0) -> PacketHeader {
         connections[slot].credit.advertise()
-        let connection = connections[slot]
+        let flow = connections[slot].flow
         return PacketHeader(
-            sourceCID: UInt64(connection.flow.localCID), destinationCID: UInt64(connection.flow.peerCID),
-            sourcePort: connection.flow.localPort, destinationPort: connection.flow.peerPort,
-            type: connection.type, operation: operation, flags: flags,
-            bufferAllocation: connection.credit.bufferAllocation,
-            forwardedCount: connection.credit.forwardedCount)
+            sourceCID: UInt64(flow.localCID), destinationCID: UInt64(flow.peerCID),
+            sourcePort: flow.localPort, destinationPort: flow.peerPort,
+            type: connections[slot].type, operation: operation, flags: flags,
+            bufferAllocation: connections[slot].credit.bufferAllocation,
+            forwardedCount: connections[slot].credit.forwardedCount)
     }
 }

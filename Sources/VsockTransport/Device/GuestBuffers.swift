@@ -28,16 +28,16 @@ final class GuestBuffers {
     private let queue: RunningQueue
     private let memory: GuestMemory
     /// Sees what is committed, if someone wants to.
-    var tap: (any PacketTap)?
-    private var chainSegments = SegmentList(capacity: segmentLimit)
-    private var slots: [Slot] = []
-    private var nextSlot = 0
+    @exclusivity(unchecked) var tap: (any PacketTap)?
+    @exclusivity(unchecked) private var chainSegments = SegmentList(capacity: segmentLimit)
+    @exclusivity(unchecked) private var slots: [Slot] = []
+    @exclusivity(unchecked) private var nextSlot = 0
     /// The payload areas of the reserved slots, with room for one more segment of the caller's.
-    private(set) var segments = SegmentList(capacity: segmentLimit + 1)
+    @exclusivity(unchecked) private(set) var segments = SegmentList(capacity: segmentLimit + 1)
     /// Chains that were malformed or too small for a packet.
-    private(set) var uselessCount = 0
+    @exclusivity(unchecked) private(set) var uselessCount = 0
     /// Used entries that are not published yet.
-    private(set) var unpublishedCount = 0
+    @exclusivity(unchecked) private(set) var unpublishedCount = 0
 
     init(queue: RunningQueue, memory: GuestMemory, tap: (any PacketTap)?) {
         self.queue = queue

@@ -7,13 +7,7 @@ import VsockSystem
 
 /// A virtqueue in use. Its descriptors belong to the session.
 final class RunningQueue {
-    private let state: OwnedState<DeviceQueue>
+    @exclusivity(unchecked) var ring: DeviceQueue
 
-    init(ring: consuming DeviceQueue) { state = OwnedState(ring) }
-
-    /// The device's half.
-    var ring: DeviceQueue {
-        @inline(__always) _read { yield state.value }
-        @inline(__always) _modify { yield &state.value }
-    }
+    init(ring: consuming DeviceQueue) { self.ring = ring }
 }

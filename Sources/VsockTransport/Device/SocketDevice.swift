@@ -27,7 +27,7 @@ public final class SocketDevice: Sendable {
         do throws(SystemCallError) {
             let mailbox = try LoopMailbox()
             host = SocketDeviceHost(table, guestCID: guest, mailbox: mailbox)
-            table.carrier = host
+            table.foreignCarrier = host
             worker = try DeviceWorker(configuration, host: host, mailbox: mailbox, log: log)
         } catch {
             throw DeviceDaemonError("\(error)")

@@ -46,10 +46,10 @@ final class VsockDevice: LoopTask {
     /// The other guests, when there are any that it may reach.
     private let siblings: SiblingHost?
 
-    var memory: GuestMemory?
-    var receiveQueue: RunningQueue?
-    var transmitQueue: RunningQueue?
-    var buffers: GuestBuffers?
+    @exclusivity(unchecked) var memory: GuestMemory?
+    @exclusivity(unchecked) var receiveQueue: RunningQueue?
+    @exclusivity(unchecked) var transmitQueue: RunningQueue?
+    @exclusivity(unchecked) var buffers: GuestBuffers?
     /// Sees the packets of both queues, if someone wants to.
     private(set) var tap: (any PacketTap)? {
         didSet { buffers?.tap = tap }
@@ -58,16 +58,12 @@ final class VsockDevice: LoopTask {
     weak var notifier: (any QueueNotifier)?
 
     /// The segments of the transmit chains at hand; a chain of Linux has at most 19 of them.
-    private let segmentState = OwnedState(SegmentList(capacity: 4096))
-    var segments: SegmentList {
-        @inline(__always) _read { yield segmentState.value }
-        @inline(__always) _modify { yield &segmentState.value }
-    }
+    @exclusivity(unchecked) var segments = SegmentList(capacity: 4096)
     /// Whether the guest has to post receive buffers before anything can go on.
-    var isStarved = false
+    @exclusivity(unchecked) var isStarved = false
     /// Whether packets of the guest wait until it has taken replies.
-    var waitsForReplies = false
-    var counters = VsockDeviceCounters()
+    @exclusivity(unchecked) var waitsForReplies = false
+    @exclusivity(unchecked) var counters = VsockDeviceCounters()
     /// Where the driver left the transmit queue when it was stopped: a driver that goes on from there has only been
     /// paused, and its connections live.
     private var transmitIndexAtStop: UInt16?

@@ -37,7 +37,7 @@ public final class SocketDriver: @unchecked Sendable {
         let table = SocketTable(configuration, isReady: true, reservesLowPorts: reservesLowPorts)
         table.tap = tap
         let carrier = DriverCarrier(driver, table)
-        table.carrier = carrier
+        table.foreignCarrier = carrier
         self.carrier = carrier
         do throws(SystemCallError) {
             thread = try WorkerThread(name: "vsock-driver") { carrier.run() }
@@ -77,8 +77,8 @@ final class DriverCarrier: PacketCarrier, @unchecked Sendable {
     let table: SocketTable
     private let driver: VsockDriver
     /// Whether a sender waits for the device to deal with packets.
-    private var isFull = false
-    private var mustStop = false
+    @exclusivity(unchecked) private var isFull = false
+    @exclusivity(unchecked) private var mustStop = false
 
     init(_ driver: VsockDriver, _ table: SocketTable) {
         self.driver = driver

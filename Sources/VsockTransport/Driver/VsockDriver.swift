@@ -39,13 +39,13 @@ public final class VsockDriver {
     private let calls: [EventNotifier]
     private let backendChannel: BackendChannel
     private let poller: Poller
-    private var pollEvents = PollEventBuffer(capacity: 4)
+    @exclusivity(unchecked) private var pollEvents = PollEventBuffer(capacity: 4)
     private let waker: EventNotifier
-    private var receiveQueue: DriverQueue
-    private var transmitQueue: DriverQueue
+    @exclusivity(unchecked) private var receiveQueue: DriverQueue
+    @exclusivity(unchecked) private var transmitQueue: DriverQueue
     private var eventQueue: DriverQueue
-    private var freeTransmitSlots: [Int]
-    private var hasUnpublishedPackets = false
+    @exclusivity(unchecked) private var freeTransmitSlots: [Int]
+    @exclusivity(unchecked) private var hasUnpublishedPackets = false
 
     /// The context ID that the device gives its guest.
     public let guestCID: VsockAddress.ContextID

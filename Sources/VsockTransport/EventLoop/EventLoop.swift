@@ -17,7 +17,7 @@ class PollHandler {
 
 /// Work that several events ask for and that is done once for all of them.
 class LoopTask {
-    fileprivate(set) final var isScheduled = false
+    @exclusivity(unchecked) fileprivate(set) final var isScheduled = false
     fileprivate final var timerSlot = -1
 
     /// Does the work; true when there is more and the loop should come back after looking at its descriptors.
@@ -43,20 +43,20 @@ final class EventLoop {
     }
 
     private let poller: Poller
-    private var events: PollEventBuffer
-    private var registrations: [Registration] = []
+    @exclusivity(unchecked) private var events: PollEventBuffer
+    @exclusivity(unchecked) private var registrations: [Registration] = []
     private var freeRegistrations: [Int] = []
-    private var scheduled: [LoopTask] = []
-    private var running: [LoopTask] = []
-    private var timers = TimerQueue()
+    @exclusivity(unchecked) private var scheduled: [LoopTask] = []
+    @exclusivity(unchecked) private var running: [LoopTask] = []
+    @exclusivity(unchecked) private var timers = TimerQueue()
     private var timerOwners: [LoopTask?] = []
     private let mailbox: LoopMailbox
-    private var mustStop = false
+    @exclusivity(unchecked) private var mustStop = false
 
     /// Iterations so far.
-    private(set) var iterationCount = 0
+    @exclusivity(unchecked) private(set) var iterationCount = 0
     /// The time at which the current iteration began.
-    private(set) var now = Instant(nanoseconds: MonotonicClock.now())
+    @exclusivity(unchecked) private(set) var now = Instant(nanoseconds: MonotonicClock.now())
 
     /// A loop that other threads reach through `mailbox`.
     init(mailbox: LoopMailbox) throws(SystemCallError) {

@@ -51,29 +51,29 @@ final class HostSocket: PollHandler {
     let id: ConnectionID
     unowned let host: HybridHost
     var watch: Watch?
-    var phase: Phase
+    @exclusivity(unchecked) var phase: Phase
     /// Data may be waiting in the socket.
-    var isReadable = true
+    @exclusivity(unchecked) var isReadable = true
     /// The last write was not refused.
-    var isWritable = true
+    @exclusivity(unchecked) var isWritable = true
     /// The host program has shut its sending side or closed.
-    var sawReadHangUp = false
+    @exclusivity(unchecked) var sawReadHangUp = false
     /// Nothing more is read from the host program.
-    var isReadClosed = false
+    @exclusivity(unchecked) var isReadClosed = false
     /// Nothing more is written to the host program.
-    var isWriteClosed = false
+    @exclusivity(unchecked) var isWriteClosed = false
     /// The guest sends no more: shut the writing side when the backlog has left.
-    var mustShutWriting = false
+    @exclusivity(unchecked) var mustShutWriting = false
     /// Whether the socket stands in the host's queue of sockets with data for the guest.
-    var isQueued = false
+    @exclusivity(unchecked) var isQueued = false
     /// Bytes that the next read is likely to find; decides how many of the guest's buffers are taken for it.
-    var expectedByteCount = 4096
+    @exclusivity(unchecked) var expectedByteCount = 4096
     /// Largest record that the socket can carry: its send buffer.
-    var maximumRecordByteCount = 0
+    @exclusivity(unchecked) var maximumRecordByteCount = 0
     /// Bytes of the open record in the backlog that are consumed already.
-    var consumedOfOpenRecord = 0
-    var backlog = Backlog()
-    var staged: StagedRecord?
+    @exclusivity(unchecked) var consumedOfOpenRecord = 0
+    @exclusivity(unchecked) var backlog = Backlog()
+    @exclusivity(unchecked) var staged: StagedRecord?
 
     init(
         _ descriptor: consuming OwnedFileDescriptor, type: SocketType, id: ConnectionID, phase: Phase,

@@ -28,44 +28,35 @@ final class HybridHost: DeviceHost {
     let log: Logger
     let path: String
     /// Runs when there may be something for the guest.
-    unowned var carrier: LoopTask?
+    @exclusivity(unchecked) unowned var carrier: LoopTask?
     /// Whether a guest's driver is there.
     var isDriverReady = false
     weak var listener: HybridListener?
 
-    private let endpointState: OwnedState<Endpoint>
-    var endpoint: Endpoint {
-        @inline(__always) _read { yield endpointState.value }
-        @inline(__always) _modify { yield &endpointState.value }
-    }
-    var sockets: [HostSocket?] = []
+    @exclusivity(unchecked) var endpoint: Endpoint
+    @exclusivity(unchecked) var sockets: [HostSocket?] = []
     var lingering: [HostSocket] = []
     /// Sockets that have, or may have, data for the guest.
-    var readyQueue = SlotQueue()
+    @exclusivity(unchecked) var readyQueue = SlotQueue()
     var counters = HybridCounters()
 
     /// Payload of consecutive packets of one connection, on its way to one write.
-    private let gatheringState = OwnedState(GatheredPayload())
-    var gathering: GatheredPayload {
-        @inline(__always) _read { yield gatheringState.value }
-        @inline(__always) _modify { yield &gatheringState.value }
-    }
+    @exclusivity(unchecked) var gathering = GatheredPayload()
     /// The connection that it is of. Nil between batches.
-    var gatheringSocket: HostSocket?
+    @exclusivity(unchecked) var gatheringSocket: HostSocket?
 
     /// Where the tail of a record goes that is larger than the guest's buffers at hand. Pages that are never used
     /// cost nothing.
     lazy var scratch = UnsafeMutableRawBufferPointer.allocate(
         byteCount: Self.maximumRecordByteCount + 1, alignment: 4096)
-    var hasScratch = false
+    @exclusivity(unchecked) var hasScratch = false
 
     init(path: String, endpoint configuration: EndpointConfiguration, loop: EventLoop, log: Logger) {
         self.path = path
         self.loop = loop
         self.log = log
-        var endpoint = Endpoint(configuration)
+        endpoint = Endpoint(configuration)
         endpoint.askForUnboundPorts()
-        endpointState = OwnedState(endpoint)
     }
 
     deinit { if hasScratch { scratch.deallocate() } }

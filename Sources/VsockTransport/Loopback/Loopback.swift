@@ -7,8 +7,7 @@ import VsockCore
 import VsockWire
 
 /// Sockets that reach each other in this process.
-public final class Loopback: PacketCarrier, @unchecked Sendable {
-    // Unchecked: without state of its own; the table has its lock.
+public final class Loopback: Sendable {
     private let table: SocketTable
 
     /// A loopback of its own: ports of two loopbacks have nothing to do with each other.
@@ -24,7 +23,7 @@ public final class Loopback: PacketCarrier, @unchecked Sendable {
             localCID: .local, peerCID: .local, framing: seqpacket.framing(isNegotiated: seqpacket.offersFeature))
         configuration.bufferByteCount = bufferByteCount
         table = SocketTable(configuration, isReady: true, reservesLowPorts: reservesLowPorts)
-        table.carrier = self
+        table.ownCarrier = LoopbackCarrier(table)
         table.tapsOnlyOutgoing = true
     }
 
@@ -38,6 +37,14 @@ public final class Loopback: PacketCarrier, @unchecked Sendable {
     public func waitForClosed(timeoutNanoseconds: UInt64) {
         table.waitForClosed(timeoutNanoseconds: timeoutNanoseconds)
     }
+}
+
+/// Hands a table's packets back to it.
+private final class LoopbackCarrier: PacketCarrier {
+    /// Which owns this object.
+    private unowned(unsafe) let table: SocketTable
+
+    init(_ table: SocketTable) { self.table = table }
 
     var usualCapacity: Int { PacketHeader.maximumPayloadByteCount }
 

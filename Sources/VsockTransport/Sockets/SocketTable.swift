@@ -27,22 +27,26 @@ final class SocketTable: WakeTimerClient, @unchecked Sendable {
     static let maximumBacklog = 4096
 
     let lock = SocketLock()
-    var endpoint: Endpoint
+    @exclusivity(unchecked) var endpoint: Endpoint
     /// Whether ports below 1024 are refused (EACCES).
     let reservesLowPorts: Bool
-    weak var carrier: (any PacketCarrier)?
+    /// A carrier that nobody else owns. A weak reference to it would cost more than a small packet does.
+    @exclusivity(unchecked) var ownCarrier: (any PacketCarrier)?
+    /// A carrier that goes when it wants to.
+    weak var foreignCarrier: (any PacketCarrier)?
+    var carrier: (any PacketCarrier)? { ownCarrier ?? foreignCarrier }
     /// Whether the peer's driver is there; until then connecting waits.
     var isReady: Bool
     /// Whether the carrier has gone for good.
-    var hasFailed = false
+    @exclusivity(unchecked) var hasFailed = false
 
     /// Sees the packets, if someone wants to.
-    var tap: (any PacketTap)?
+    @exclusivity(unchecked) var tap: (any PacketTap)?
     /// Whether a packet that is delivered has been seen as an outgoing one.
     var tapsOnlyOutgoing = false
 
     /// By the connection's slot.
-    var sockets: [TableSocket?] = []
+    @exclusivity(unchecked) var sockets: [TableSocket?] = []
     /// Bound sockets by port; both types share it.
     var ports: [UInt32: TableSocket] = [:]
     private var nextPort: UInt32
@@ -54,7 +58,7 @@ final class SocketTable: WakeTimerClient, @unchecked Sendable {
     private let idle: WaitPoint
     private var lastToken: UInt64 = 0
     private var timerSlot = -1
-    private var armedDeadline: Instant?
+    @exclusivity(unchecked) private var armedDeadline: Instant?
 
     init(_ configuration: EndpointConfiguration, isReady: Bool, reservesLowPorts: Bool = false) {
         endpoint = Endpoint(configuration)

@@ -34,35 +34,35 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
     let type: SocketType
     let waits: WaitPoint
 
-    var state = State.unconnected
-    var id: ConnectionID?
+    @exclusivity(unchecked) var state = State.unconnected
+    @exclusivity(unchecked) var id: ConnectionID?
     var boundCID = VsockAddress.ContextID.any
     var port: UInt32?
     /// Whether the table knows the port as this socket's: an accepted socket only shares its listener's.
     var ownsPort = false
     var peer: VsockAddress?
-    var failure: SocketError?
-    var localShutdown: ShutdownFlags = []
-    var peerShutdown: ShutdownFlags = []
-    var settingsInForce: SocketSettings
+    @exclusivity(unchecked) var failure: SocketError?
+    @exclusivity(unchecked) var localShutdown: ShutdownFlags = []
+    @exclusivity(unchecked) var peerShutdown: ShutdownFlags = []
+    @exclusivity(unchecked) var settingsInForce: SocketSettings
 
     // Receiving.
-    var queue = ReceiveQueue()
+    @exclusivity(unchecked) var queue = ReceiveQueue()
     /// The beginning of the first record, when a receive that gave up had drained it.
-    var stash: [UInt8] = []
+    @exclusivity(unchecked) var stash: [UInt8] = []
     /// The receive that drains the first record into its own buffer; 0 for none.
-    var drainingToken: UInt64 = 0
+    @exclusivity(unchecked) var drainingToken: UInt64 = 0
     /// Whether a drain goes to `stash`.
     var drainsToStash = false
 
     // Sending.
     /// The send that has a record under way; 0 for none.
-    var sendingToken: UInt64 = 0
+    @exclusivity(unchecked) var sendingToken: UInt64 = 0
     /// The rest of a record whose send has returned: it fits the peer's buffer, and only room was missing.
     var remainder: [UInt8] = []
     var remainderOffset = 0
-    var hasRemainder = false
-    var isWaitingForRoom = false
+    @exclusivity(unchecked) var hasRemainder = false
+    @exclusivity(unchecked) var isWaitingForRoom = false
     /// What shutdown() and close() wait for the remainder with.
     var shutdownAfterRemainder: ShutdownFlags = []
     var closesAfterRemainder = false

@@ -34,14 +34,14 @@ final class DescriptorSide: PerfSide, @unchecked Sendable {
     }
 
     private let plan: PerfPlan
-    private var lines: [Line]
+    @exclusivity(unchecked) private var lines: [Line]
     /// Keeps the silent connections open.
     private let idle: [SharedFileDescriptor]
     private let buffer: UnsafeMutableRawBufferPointer
     private let message: UnsafeRawBufferPointer
-    private var meter: PerfMeter
-    private var quota: PerfQuota
-    private var role = PerfRole.receive
+    @exclusivity(unchecked) private var meter: PerfMeter
+    @exclusivity(unchecked) private var quota: PerfQuota
+    @exclusivity(unchecked) private var role = PerfRole.receive
     private var isAlone = false
 
     /// Takes the connections over; the plan's number of them carry messages, the others stay silent.

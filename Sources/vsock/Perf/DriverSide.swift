@@ -30,16 +30,16 @@ final class DriverSide: PerfSide, @unchecked Sendable {
 
     private let plan: PerfPlan
     private let driver: VsockDriver
-    private var endpoint: Endpoint
-    private var lines: [Line] = []
-    private var indexBySlot: [Int: Int] = [:]
+    @exclusivity(unchecked) private var endpoint: Endpoint
+    @exclusivity(unchecked) private var lines: [Line] = []
+    @exclusivity(unchecked) private var indexBySlot: [Int: Int] = [:]
     private var connected: ConnectionID?
     private var refusal: SocketError?
     private let message: UnsafeRawBufferPointer
     private let buffer: UnsafeMutableRawBufferPointer
-    private var meter: PerfMeter
-    private var quota: PerfQuota
-    private var role = PerfRole.receive
+    @exclusivity(unchecked) private var meter: PerfMeter
+    @exclusivity(unchecked) private var quota: PerfQuota
+    @exclusivity(unchecked) private var role = PerfRole.receive
 
     /// Starts the device that listens on `path`.
     init(path: String, _ plan: PerfPlan, bufferByteCount: UInt32) throws {
