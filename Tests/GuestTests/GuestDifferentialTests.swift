@@ -5,6 +5,7 @@
 
 import Foundation
 import Testing
+import VsockTestPrograms
 
 @Suite("Linux's sockets and ours", .serialized)
 struct GuestDifferentialTests {
