@@ -135,6 +135,11 @@ final class ScriptedGuest {
         try await wait("\(byteCount) bytes credited") { $0.forwardedCount >= byteCount }
     }
 
+    /// Waits until the device has reset the connection.
+    func waitForReset() async throws {
+        try await wait("a reset") { $0.operation == .reset && $0.destinationPort == self.flow.sourcePort }
+    }
+
     private func wait(_ purpose: String, until isIt: (PacketHeader) -> Bool) async throws {
         let deadline = MonotonicClock.now() + Self.deadlineNanoseconds
         var index = 0
