@@ -6,18 +6,24 @@
 // A socket that closes must give its address free at once, so the loop never keeps a descriptor open. It may be told of
 // one that is closed already, and whose number a new file has; but what concerns the old one was submitted before the
 // new one could be, so nobody else's watch is taken away.
+//
+// epoll_wait(2) holds the files that it looks at (Linux: ep_item_poll), and looking at a socket of AF_VSOCK may wait for
+// the socket's lock. A close(2) at that moment is not the last one. Who needs the address waits until the loop has let
+// go of it.
 
 import Synchronization
 import VsockSystem
 
 /// One descriptor that is watched.
 final class DescriptorWatch: PollHandler, @unchecked Sendable {
-    // Unchecked: `watch` is touched by the loop's thread only, `hasFailed` with the lock of `waits`.
+    // Unchecked: `watch` is touched by the loop's thread only, `hasFailed` and `isRemoved` with the lock of `waits`.
     fileprivate let number: Int32
     private let waits: WaitPoint
     fileprivate var watch: Watch?
     /// The kernel does not watch the descriptor: who waited would wait for ever.
     private(set) var hasFailed = false
+    private var isRemoved = false
+    private let removed = Monitor.Condition()
 
     fileprivate init(_ number: Int32, _ waits: WaitPoint) {
         self.number = number
@@ -29,6 +35,19 @@ final class DescriptorWatch: PollHandler, @unchecked Sendable {
             if !events.isDisjoint(with: [.readable, .readHangUp, .hangUp, .error]) { waits.signal(.readable) }
             if !events.isDisjoint(with: [.writable, .hangUp, .error]) { waits.signal(.writable) }
         }
+    }
+
+    fileprivate func tellRemoved() {
+        waits.lock.withLock {
+            isRemoved = true
+            removed.signal()
+        }
+    }
+
+    fileprivate func waitUntilRemoved() {
+        waits.lock.lock()
+        defer { waits.lock.unlock() }
+        while !isRemoved { _ = removed.wait(waits.lock.monitor, deadlineNanoseconds: nil) }
     }
 
     fileprivate func fail() {
@@ -93,6 +112,13 @@ final class DescriptorLoop: Sendable {
         shared.withLock { $0 }?.mailbox.submit { loop in
             if let watch = entry.watch { loop.unwatch(watch, entry.number) }
             entry.watch = nil
+            entry.tellRemoved()
         }
+    }
+
+    /// As ``remove(_:)``, and waits until the loop does not look at the descriptor any more.
+    static func removeAndWait(_ entry: DescriptorWatch) {
+        remove(entry)
+        entry.waitUntilRemoved()
     }
 }

@@ -235,7 +235,11 @@ public final class DescriptorSocket: ConnectibleSocket, @unchecked Sendable {
         waits.signalAll()
         lock.unlock()
         // While the descriptor is open: see DescriptorLoop.
-        if let entry { DescriptorLoop.remove(entry) }
+        switch (entry, family) {
+        case (let entry?, .kernel): DescriptorLoop.removeAndWait(entry)
+        case (let entry?, .hybrid): DescriptorLoop.remove(entry)
+        case (nil, _): break
+        }
         withExtendedLifetime(last) {}
     }
 
