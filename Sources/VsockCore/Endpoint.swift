@@ -63,13 +63,13 @@ public struct Endpoint: ~Copyable, Sendable {
 
     /// What is known of a connection; nil when it is gone.
     public func snapshot(_ id: ConnectionID) -> ConnectionSnapshot? {
-        guard let slot = slot(id) else { return nil }
+        guard let slot = slot(id), let state = ConnectionState(connections[slot].state) else { return nil }
         let connection = connections[slot]
         return ConnectionSnapshot(
             type: connection.type, localCID: connection.flow.localCID, localPort: connection.flow.localPort,
             peerCID: connection.flow.peerCID, peerPort: connection.flow.peerPort, credit: connection.credit,
             localShutdown: connection.localShutdown, peerShutdown: connection.peerShutdown,
-            isEstablished: connection.state == .established)
+            state: state)
     }
 
     /// The connection that a packet of the peer belongs to; nil when there is none that goes on.
@@ -186,8 +186,32 @@ public struct ConnectionSnapshot: Sendable, Equatable {
     public var localShutdown: ShutdownFlags
     /// Directions that the peer has given up.
     public var peerShutdown: ShutdownFlags
+    /// Where it stands.
+    public var state: ConnectionState
     /// Whether payload may cross.
-    public var isEstablished: Bool
+    public var isEstablished: Bool { state == .established }
+}
+
+/// Where a connection stands.
+public enum ConnectionState: Sendable, Hashable {
+    /// The peer has been asked for it.
+    case connecting
+    /// The peer asks for it.
+    case requested
+    /// Payload may cross.
+    case established
+    /// This side has closed it, and waits for the peer to say so.
+    case closing
+
+    init?(_ state: Connection.State) {
+        switch state {
+        case .connecting: self = .connecting
+        case .requested: self = .requested
+        case .established: self = .established
+        case .closing: self = .closing
+        case .free, .resetting: return nil
+        }
+    }
 }
 
 /// Counts of an ``Endpoint``, since its start.

@@ -10,6 +10,7 @@ struct VsockCommand: ParsableCommand {
         commandName: "vsock",
         abstract: "Virtio sockets for virtual machines, with SOCK_SEQPACKET, in user space.",
         subcommands: [
-            Serve.self, Connect.self, Listen.self, GuestCommand.self, Dump.self, TestCommand.self, Perf.self, Demo.self,
+            Serve.self, SocketStatistics.self, Connect.self, Listen.self, GuestCommand.self, Dump.self,
+            TestCommand.self, Perf.self, Demo.self,
         ])
 }

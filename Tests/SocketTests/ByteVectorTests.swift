@@ -179,6 +179,7 @@ private final class RecordingHost: DeviceHost, @unchecked Sendable {
         return false
     }
 
+    var socketEntries: [SocketEntry] { [] }
     var canReceive: Bool { true }
     var nextDeadline: Instant? { nil }
     var hasOutput: Bool { !answers.isEmpty }

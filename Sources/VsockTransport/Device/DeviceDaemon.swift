@@ -17,6 +17,8 @@ public struct DeviceDaemonError: Error, CustomStringConvertible {
 public final class DeviceDaemon: Sendable {
     private let workers: [DeviceWorker]
     private let captures: DeviceCaptures
+    /// The VMs' context IDs, in the order in which they were given.
+    public let guestCIDs: [UInt32]
 
     /// Creates the sockets of all VMs and starts to serve them, on at most `workerLimit` threads.
     /// - Throws: what is wrong with the first VM that cannot be served; nothing is left behind then.
@@ -24,6 +26,7 @@ public final class DeviceDaemon: Sendable {
         _ configurations: [VsockDeviceConfiguration], workerLimit: Int, log: Logger
     ) throws(DeviceDaemonError) {
         try Self.validate(configurations)
+        guestCIDs = configurations.map(\.guestCID)
         do throws(SystemCallError) {
             var configurations = configurations
             captures = try DeviceCaptures(opening: &configurations, log: log)
@@ -45,6 +48,13 @@ public final class DeviceDaemon: Sendable {
         for worker in workers { worker.stop() }
         for worker in workers { worker.join() }
         captures.finish()
+    }
+
+    /// The sockets of a VM, to be asked for by any thread but those of the daemon; nil when there is no such VM, or no
+    /// answer in time.
+    public func table(of guestCID: UInt32, timeoutNanoseconds: UInt64) -> DeviceTable? {
+        guard let index = guestCIDs.firstIndex(of: guestCID) else { return nil }
+        return workers[index % workers.count].table(of: guestCID, timeoutNanoseconds: timeoutNanoseconds)
     }
 
     private static func startWorkers(

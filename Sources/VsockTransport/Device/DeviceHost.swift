@@ -14,6 +14,8 @@ protocol DeviceHost: AnyObject {
     var carrier: LoopTask? { get set }
     /// Whether the guest's driver is there.
     var isDriverReady: Bool { get set }
+    /// The connections that there are.
+    var socketEntries: [SocketEntry] { get }
     /// Whether another packet can be received.
     var canReceive: Bool { get }
     /// When ``expire()`` wants to be called; nil when the host has a timer of its own.

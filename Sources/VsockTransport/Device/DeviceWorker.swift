@@ -7,6 +7,7 @@ import VsockSystem
 final class DeviceWorker: Sendable {
 
     private let mailbox: LoopMailbox
+    private let served = ServedDevices()
     private let thread: WorkerThread
     private let started: StartSignal
 
@@ -17,8 +18,8 @@ final class DeviceWorker: Sendable {
         let started = try StartSignal()
         self.mailbox = mailbox
         self.started = started
-        thread = try WorkerThread(name: "vsock-device") {
-            Self.serve(mailbox, started) { (loop, servers) throws(SystemCallError) in
+        thread = try WorkerThread(name: "vsock-device") { [served] in
+            Self.serve(mailbox, started, served) { (loop, servers) throws(SystemCallError) in
                 for configuration in configurations {
                     var log = log
                     log[metadataKey: "cid"] = "\(configuration.guestCID)"
@@ -36,8 +37,8 @@ final class DeviceWorker: Sendable {
         let started = try StartSignal()
         self.mailbox = mailbox
         self.started = started
-        thread = try WorkerThread(name: "vsock-device") {
-            Self.serve(mailbox, started) { (loop, servers) throws(SystemCallError) in
+        thread = try WorkerThread(name: "vsock-device") { [served] in
+            Self.serve(mailbox, started, served) { (loop, servers) throws(SystemCallError) in
                 servers.append(try VhostUserServer(configuration, host: host, loop: loop, log: log))
             }
         }
@@ -46,6 +47,11 @@ final class DeviceWorker: Sendable {
     /// Waits until the worker serves its VMs; the reason when it cannot.
     func waitUntilReady() -> String? { started.wait() }
 
+    /// The sockets of a VM; nil when it is none of this worker's, or there is no answer in time.
+    func table(of guestCID: UInt32, timeoutNanoseconds: UInt64) -> DeviceTable? {
+        mailbox.ask(timeoutNanoseconds: timeoutNanoseconds) { [served] _ in served.table(of: guestCID) } ?? nil
+    }
+
     /// Asks the worker to end.
     func stop() { mailbox.submit { $0.stop() } }
 
@@ -53,15 +59,17 @@ final class DeviceWorker: Sendable {
     func join() { thread.join() }
 
     private static func serve(
-        _ mailbox: LoopMailbox, _ started: StartSignal,
+        _ mailbox: LoopMailbox, _ started: StartSignal, _ served: ServedDevices,
         _ addServers: (EventLoop, inout [VhostUserServer]) throws(SystemCallError) -> Void
     ) {
         var servers: [VhostUserServer] = []
         do throws(SystemCallError) {
             let loop = try EventLoop(mailbox: mailbox)
             try addServers(loop, &servers)
+            served.devices = servers.map(\.device)
             started.signal(nil)
             loop.run()
+            served.devices = []
             for server in servers { server.stop() }
         } catch {
             // The loop and what it watches hold each other.
@@ -69,5 +77,28 @@ final class DeviceWorker: Sendable {
             servers = []
             started.signal("\(error)")
         }
+    }
+}
+
+/// The sockets of one VM.
+public struct DeviceTable: Sendable {
+    /// `PATH` of the host's Unix sockets.
+    public let path: String
+    /// Whether the guest's driver is there.
+    public let isReady: Bool
+    /// Its connections.
+    public let sockets: [SocketEntry]
+}
+
+/// The devices of one worker.
+private final class ServedDevices: @unchecked Sendable {
+    // Unchecked: it is touched on the worker's thread only.
+    var devices: [VsockDevice] = []
+
+    func table(of guestCID: UInt32) -> DeviceTable? {
+        guard let device = devices.first(where: { $0.configuration.guestCID == guestCID }) else { return nil }
+        return DeviceTable(
+            path: device.configuration.hybridPath, isReady: device.isReady,
+            sockets: device.hostSide.exclusively { device.hostSide.socketEntries })
     }
 }

@@ -35,6 +35,8 @@ final class RoutingHost: DeviceHost {
         }
     }
 
+    var socketEntries: [SocketEntry] { host.socketEntries + siblings.socketEntries }
+
     var canReceive: Bool { host.canReceive && siblings.canReceive }
 
     var nextDeadline: Instant? { Instant.earliest(host.nextDeadline, siblings.nextDeadline) }

@@ -46,6 +46,8 @@ final class SocketDeviceHost: DeviceHost, PacketCarrier, @unchecked Sendable {
         }
     }
 
+    var socketEntries: [SocketEntry] { SocketEntry.all(of: table.endpoint) { _ in 0 } }
+
     var canReceive: Bool { table.endpoint.canReceive }
 
     var nextDeadline: Instant? { nil }

@@ -200,6 +200,21 @@ final class LoopMailbox: Sendable {
         notifier.signal()
     }
 
+    /// Runs `body` on the loop's thread and waits for its value; nil when it has not come in time. Not for that thread.
+    func ask<Value: Sendable>(
+        timeoutNanoseconds: UInt64, _ body: @escaping @Sendable (EventLoop) -> Value
+    ) -> Value? {
+        guard let answer = try? LoopAnswer<Value>() else { return nil }
+        submit { loop in
+            let value = body(loop)
+            answer.value.withLock { $0 = value }
+            answer.notifier.signal()
+        }
+        _ = try? DescriptorIO.waitUntilReady(
+            answer.notifier.rawDescriptor, for: .readable, timeoutNanoseconds: timeoutNanoseconds)
+        return answer.value.withLock { $0 }
+    }
+
     fileprivate func take() -> [Job] {
         _ = notifier.drain()
         return jobs.withLock { jobs in
@@ -207,4 +222,12 @@ final class LoopMailbox: Sendable {
             return jobs
         }
     }
+}
+
+/// A value on its way from a loop to the thread that waits for it.
+private final class LoopAnswer<Value: Sendable>: Sendable {
+    let notifier: EventNotifier
+    let value = Mutex<Value?>(nil)
+
+    init() throws(SystemCallError) { notifier = try EventNotifier() }
 }

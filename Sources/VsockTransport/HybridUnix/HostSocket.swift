@@ -88,6 +88,12 @@ final class HostSocket: PollHandler {
 
     override func ready(_ events: PollEvents) { host.ready(self, events) }
 
+    /// Bytes of the staged record that have not been sent.
+    var stagedByteCount: Int {
+        guard let offset = staged?.offset, let count = staged?.byteCount else { return 0 }
+        return count - offset
+    }
+
     /// Events to watch for.
     var interest: PollEvents {
         let base: PollEvents = [.readable, .readHangUp, .edgeTriggered]

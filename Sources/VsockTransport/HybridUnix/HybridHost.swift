@@ -61,6 +61,15 @@ final class HybridHost: DeviceHost {
 
     deinit { if hasScratch { scratch.deallocate() } }
 
+    var socketEntries: [SocketEntry] {
+        SocketEntry.all(of: endpoint) { id in
+            guard let socket = socket(id) else { return 0 }
+            // What the host program has sent and nobody has read waits as well.
+            let unread = (try? SocketOptions.unreadByteCount(socket.descriptor.rawValue)) ?? 0
+            return unread + socket.stagedByteCount
+        }
+    }
+
     var canReceive: Bool { endpoint.canReceive }
 
     var nextDeadline: Instant? { endpoint.nextDeadline }

@@ -113,6 +113,10 @@ final class SiblingHost: LoopTask, DeviceHost {
 
     // MARK: DeviceHost
 
+    var socketEntries: [SocketEntry] {
+        SocketEntry.all(of: endpoint) { socket($0)?.queue.byteCount ?? 0 }
+    }
+
     var canReceive: Bool { endpoint.canReceive }
 
     var hasOutput: Bool { endpoint.hasControlPackets || !readyQueue.isEmpty }

@@ -60,6 +60,9 @@ struct Serve: ParsableCommand {
     @Option(help: ArgumentHelp("A YAML file with the VMs: a list vms: of the keys of --vm.", valueName: "file"))
     var config: String?
 
+    @Option(help: "A Unix socket to create, for vsock ss; only its owner can connect.")
+    var control: String?
+
     @Option(help: ArgumentHelp("Capture the packets of all VMs into a pcap file.", valueName: "file"))
     var capture: String?
 
@@ -116,16 +119,24 @@ struct Serve: ParsableCommand {
         let captures = try DeviceCaptures(opening: &configurations, log: log)
         if isSandboxed { enterSandbox(configurations) }
         let daemon = try DeviceDaemon(configurations, workerLimit: ResourceLimits.processorCount, log: log)
+        let server: ControlServer?
+        do {
+            server = try control.map { try ControlServer(path: $0, owner: socketOwner, daemon: daemon) }
+        } catch {
+            daemon.stop()
+            throw error
+        }
         for configuration in configurations { announce(configuration) }
         waitForSignal(signals)
         log.info("stopping")
+        server?.stop()
         daemon.stop()
         captures.finish()
     }
 
     /// Before there are other threads, which inherit what is left.
     private func enterSandbox(_ configurations: [VsockDeviceConfiguration]) {
-        let paths = configurations.flatMap { [$0.socketPath, $0.hybridPath] }
+        let paths = configurations.flatMap { [$0.socketPath, $0.hybridPath] } + [control].compactMap { $0 }
         Console.say("sandbox: \(Sandbox.enter(socketDirectories: paths.map(FileSystem.directory(of:))))")
     }
 

@@ -51,7 +51,7 @@ final class SiblingGuest: Sendable {
 final class SiblingDaemon {
     let directory: TemporaryDirectory
     let log = LogRecorder()
-    private let daemon: DeviceDaemon
+    let daemon: DeviceDaemon
 
     /// VMs with CIDs from 3 on, one for each list of groups.
     init(_ groups: [Set<String>], workerLimit: Int = 2) throws {
