@@ -163,4 +163,35 @@ struct SiblingEndTests {
         let late = try unread.receive(exactly: sent)
         #expect(Array(late[..<sent]) == flat([[UInt8]](repeating: chunk, count: sent / chunk.count)))
     }
+
+    @Test("a sibling that has stopped altogether, its buffers full, holds up nobody else")
+    func stalled() throws {
+        let daemon = try SiblingDaemon([["g"], ["g"], ["g"]])
+        let client = try daemon.guest(3)
+        let server = try daemon.guest(5)
+        let stalled = PacketGuest(try VsockDriver(path: daemon.socketPath(4)))
+        try server.sockets.listen(.stream, port: 7)
+        let connecting = try Background {
+            try client.sockets.connect(.stream, to: 4, port: 7)
+        }
+        var answer = try stalled.next().header
+        #expect(answer.operation == .request)
+        swap(&answer.sourceCID, &answer.destinationCID)
+        swap(&answer.sourcePort, &answer.destinationPort)
+        answer.operation = .response
+        answer.bufferAllocation = .max
+        try stalled.send(answer)
+        // From here on its queues are left alone, and it said that it takes whatever it is sent.
+        let blocked = try connecting.value()
+        let chunk = pattern(32_768)
+        #expect(throws: SocketError.wouldBlock) {
+            for _ in 0..<512 { try blocked.send(chunk, timeoutNanoseconds: 100_000_000) }
+        }
+        let receiver = try server.serve { try $0.receive(exactly: 128 * 32_768) }
+        let free = try client.connect(.stream, to: server)
+        for _ in 0..<128 { try free.send(chunk) }
+        let received = try receiver.value()
+        #expect(received == flat([[UInt8]](repeating: chunk, count: 128)))
+        withExtendedLifetime(stalled) {}
+    }
 }

@@ -116,6 +116,27 @@ struct SiblingTests {
         #expect(daemon.log.contains("connection between guests reset", "262145 bytes", "EMSGSIZE"))
     }
 
+    @Test("a sibling that makes its buffer smaller is the limit of records from then on")
+    func shrunkBuffer() throws {
+        let daemon = try SiblingDaemon([["g"], ["g"]])
+        let client = try daemon.guest(3)
+        let server = try daemon.guest(4)
+        try server.sockets.listen(.seqpacket, port: 7)
+        let socket = try client.connect(.seqpacket, to: server)
+        let accepted = try server.sockets.accept(port: 7)
+        try accepted.set(.bufferSize(10_000))
+        let table = client.sockets.driver.carrier.table
+        try eventually {
+            table.lock.withLock {
+                let connections = table.endpoint.connectionIDs.compactMap { table.endpoint.snapshot($0) }
+                return connections.map(\.credit.peerBufferAllocation) == [10_000]
+            }
+        }
+        #expect(throws: SocketError.messageTooLong) { try socket.send(pattern(10_001)) }
+        try socket.send(pattern(10_000))
+        #expect(try accepted.receive() == pattern(10_000))
+    }
+
     @Test("random sizes, both types, all framings: what one guest sends is what the other receives", arguments: [1, 2])
     func random(workerLimit: Int) throws {
         let seed = UInt64.random(in: 0...UInt64.max)
