@@ -5,9 +5,10 @@ enum TestData {
     /// The size of a page, in which the kernel's program counts.
     static let pageByteCount = 4096
 
-    /// Bytes that nobody expects.
+    /// Bytes that nobody expects. A random number of the system is a system call, so each makes eight bytes.
     static func random(_ count: Int) -> [UInt8] {
-        (0..<count).map { _ in UInt8.random(in: 0...255) }
+        let words = (0..<((count + 7) / 8)).map { _ in UInt64.random(in: .min ... .max) }
+        return words.withUnsafeBytes { Array($0[..<count]) }
     }
 
     /// djb2, in 64 bits as on the machines that vsock_test runs on.
