@@ -25,7 +25,7 @@ public struct Endpoint: ~Copyable, Sendable {
     /// What has happened so far.
     public internal(set) var counters = EndpointCounters()
 
-    var connections: [Connection] = []
+    var connections = ConnectionSlots()
     var freeSlots: [Int32] = []
     var flows: [FlowKey: Int32] = [:]
     /// The slots of flows looked up lately, so that a packet costs no hash that a peer cannot foresee: whoever makes its
@@ -39,6 +39,9 @@ public struct Endpoint: ~Copyable, Sendable {
     var replies: [PacketHeader] = []
     var replyHead = 0
     var nextEphemeralPort: UInt32
+    /// Keeps values of this type in memory. Without it the compiler passes them to methods that only look at them as a
+    /// copy of all their 300 bytes, several times for every packet; with a member whose size it does not know, by address.
+    private let staysInMemory: (any Sendable)? = nil
     /// The time that was passed in last.
     var latestInstant = Instant(nanoseconds: 0)
 

@@ -20,7 +20,7 @@ public struct MessageBatch: ~Copyable {
         precondition(capacity > 0 && capacity <= 1024)
         self.capacity = capacity
         messages = .allocate(capacity: capacity)
-        messages.initialize(repeating: cvsock_mmsghdr(), count: capacity)
+        // Filled by appending: what is never used takes no memory.
     }
 
     deinit {
@@ -33,7 +33,7 @@ public struct MessageBatch: ~Copyable {
         var message = cvsock_mmsghdr()
         message.msg_hdr.msg_iov = UnsafeMutablePointer(mutating: segments)
         message.msg_hdr.msg_iovlen = .init(segmentCount)
-        messages[count] = message
+        (messages + count).initialize(to: message)
         count += 1
         return true
     }

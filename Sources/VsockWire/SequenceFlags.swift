@@ -9,12 +9,12 @@ public struct SequenceFlags: OptionSet, Hashable, Sendable {
     public let rawValue: UInt32
 
     /// Any bits; unknown ones are ignored by receivers.
-    public init(rawValue: UInt32) { self.rawValue = rawValue }
+    @inlinable public init(rawValue: UInt32) { self.rawValue = rawValue }
 
     /// Standard framing: last packet of a message (`VIRTIO_VSOCK_SEQ_EOM`).
-    public static let endOfMessage = SequenceFlags(rawValue: 1)
+    @inlinable public static var endOfMessage: SequenceFlags { SequenceFlags(rawValue: 1) }
     /// Standard framing: the message was sent with MSG_EOR (`VIRTIO_VSOCK_SEQ_EOR`).
-    public static let endOfRecord = SequenceFlags(rawValue: 2)
+    @inlinable public static var endOfRecord: SequenceFlags { SequenceFlags(rawValue: 2) }
     /// RFC v5 framing: every RW of a record sent with MSG_EOR carries it (`VIRTIO_VSOCK_RW_EOR`).
-    public static let rfcV5EndOfRecord = SequenceFlags(rawValue: 1)
+    @inlinable public static var rfcV5EndOfRecord: SequenceFlags { SequenceFlags(rawValue: 1) }
 }

@@ -8,12 +8,12 @@ public struct ShutdownFlags: OptionSet, Hashable, Sendable {
     public let rawValue: UInt32
 
     /// Any bits; unknown ones are ignored by receivers.
-    public init(rawValue: UInt32) { self.rawValue = rawValue }
+    @inlinable public init(rawValue: UInt32) { self.rawValue = rawValue }
 
     /// The sender will receive no more (`VIRTIO_VSOCK_SHUTDOWN_F_RECEIVE`).
-    public static let receive = ShutdownFlags(rawValue: 1)
+    @inlinable public static var receive: ShutdownFlags { ShutdownFlags(rawValue: 1) }
     /// The sender will send no more (`VIRTIO_VSOCK_SHUTDOWN_F_SEND`).
-    public static let send = ShutdownFlags(rawValue: 2)
+    @inlinable public static var send: ShutdownFlags { ShutdownFlags(rawValue: 2) }
     /// Both directions.
-    public static let both: ShutdownFlags = [.receive, .send]
+    @inlinable public static var both: ShutdownFlags { [.receive, .send] }
 }

@@ -91,13 +91,17 @@ final class DriverSide: PerfSide, @unchecked Sendable {
         meter = PerfMeter(connectionCount: lines.count, measuresRoundTrips: role == .ask, progress: plan.progress)
         quota = PerfQuota(plan.limit, start: meter.start)
         var hasMore = true
+        var first = 0
         while !isDone {
             let rest = role == .receive || role == .echo ? nil : quota.remainingNanoseconds(at: MonotonicClock.now())
             try serve(timeoutNanoseconds: hasMore ? nil : min(rest ?? .max, Self.longestWaitNanoseconds))
             hasMore = false
-            for index in lines.indices where !lines[index].hasEnded {
-                if try sendTurn(index) { hasMore = true }
+            // The next in turn comes first: the ring may be full before all have had theirs.
+            for offset in lines.indices {
+                let index = (first + offset) % lines.count
+                if !lines[index].hasEnded, try sendTurn(index) { hasMore = true }
             }
+            first = (first + 1) % lines.count
         }
         meter.end = MonotonicClock.now()
         try close()
