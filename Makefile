@@ -9,7 +9,7 @@ BUILD_FLAGS = --explicit-target-dependency-import-check error $(SWIFT_BUILD_FLAG
 VSOCK = $(CURDIR)/.build/release/vsock
 FORMATTED = Package.swift Sources Tests Examples
 
-.PHONY: help setup build release demo test differential docs lint format clean
+.PHONY: help setup build release demo test bench gates differential docs lint format clean
 # Two builds at once would wait for each other.
 .NOTPARALLEL:
 
@@ -21,6 +21,8 @@ help:
 	@echo 'make setup    only install what is missing'
 	@echo 'make build    debug build, tests included'
 	@echo 'make release  release build: .build/release/vsock'
+	@echo 'make bench    release build; measure against the peer and plain sockets: Documentation/Performance.md'
+	@echo 'make gates    release build; instructions and allocations per packet, against their limits'
 	@echo 'make docs     documentation of the Swift API: .build/Vsock.doccarchive'
 	@echo 'make lint     check the formatting'
 	@echo 'make format   format'
@@ -59,6 +61,13 @@ SEED ?= 1
 CALLS ?= 100000
 differential: setup release
 	$(CURDIR)/.build/release/differential --seed $(SEED) --calls $(CALLS)
+
+# Some minutes; `make bench BENCH='--quick'`, `make bench BENCH='--only streams'`.
+bench: release
+	VSOCK_COMMAND=$(VSOCK) Scripts/bench.py tables $(BENCH)
+
+gates: setup release
+	VSOCK_COMMAND=$(VSOCK) Scripts/bench.py gates
 
 lint:
 	$(SWIFT) format lint --strict --parallel --recursive $(FORMATTED)

@@ -44,6 +44,7 @@ find_missing() {
     have_program python3 || want python3 "the programs that guest and host run in the tests"
     have_program socat || want socat "the examples with socat"
     have_program tshark || want tshark "the test that holds captures against Wireshark"
+    have_program valgrind || want valgrind "make gates: instructions per packet"
     have_program busybox || want busybox-static "every Linux guest: its first program"
     # Guests of the tests are x86-64 machines.
     [ "$(uname -m)" = x86_64 ] || return 0

@@ -1,0 +1,402 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Measurements with `vsock perf`, and the gates that need no clock.
+
+    Scripts/bench.py tables [--quick] [--only NAME]   fills the tables of Documentation/Performance.md
+    Scripts/bench.py gates                            instructions and allocations per packet, against their limits
+
+`tables` alternates what it compares, A B A B, and gives medians. The peer is vhost-device-vsock: the program that
+VSOCK_PEER names, or what Scripts/fetch-peer.sh finds. `gates` needs valgrind.
+Both run .build/release/vsock, or what VSOCK_COMMAND names.
+"""
+import argparse
+import json
+import os
+import pathlib
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+VSOCK = os.environ.get("VSOCK_COMMAND", str(ROOT / ".build/release/vsock"))
+DOCUMENT = ROOT / "Documentation/Performance.md"
+SIZES = ["64", "4K", "64K"]
+START_DEADLINE = 60
+
+
+def say(text):
+    print(f"bench: {text}", file=sys.stderr, flush=True)
+
+
+def wait_for(path, process):
+    """Waits until a socket can be connected to, or the process has ended."""
+    deadline = time.monotonic() + START_DEADLINE
+    while not path.is_socket():
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"{process.args[0]} does not make {path}")
+        try:
+            process.wait(0.01)
+        except subprocess.TimeoutExpired:
+            pass
+
+
+class Device:
+    """A running device with one VM, ours or the peer."""
+
+    def __init__(self, directory, name, command):
+        self.name = name
+        self.socket = directory / f"{name}.sock"
+        self.path = directory / f"{name}.vsock"
+        arguments = [part.format(socket=self.socket, path=self.path) for part in command]
+        self.process = subprocess.Popen(
+            arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_for(self.socket, self.process)
+        wait_for(self.path, self.process)
+
+    def options(self):
+        return ["--transport", f"driver:{self.socket}", "--uds", str(self.path)]
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(START_DEADLINE)
+
+
+SERVE = ["serve", "--log-level", "error", "--guest-cid", "3", "--socket", "{socket}", "--uds-path", "{path}"]
+
+
+def perf(options, seconds, timeout=60):
+    """The report of one run; None when it does not end, which a peer has been seen to do."""
+    command = [VSOCK, "perf", "--json", *options]
+    if seconds is not None:
+        command += ["--seconds", str(seconds)]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        return None
+    if run.returncode != 0:
+        say(f"failed: {' '.join(command)}: {run.stderr.strip()}")
+        return None
+    return json.loads(run.stdout)
+
+
+def median(reports, key):
+    values = [report[key] for report in reports if report and key in report]
+    return statistics.median(values) if values else None
+
+
+# MARK: The peer
+
+
+def find_peer():
+    if os.environ.get("VSOCK_PEER"):
+        return os.environ["VSOCK_PEER"]
+    fetched = subprocess.run([str(ROOT / "Scripts/fetch-peer.sh")], stdout=subprocess.PIPE, text=True)
+    if fetched.returncode != 0:
+        say("without the peer its columns stay empty; VSOCK_PEER names it")
+        return None
+    return fetched.stdout.strip()
+
+
+# MARK: Tables
+
+
+class Bench:
+    def __init__(self, directory, quick):
+        self.directory = directory
+        self.seconds = 0.4 if quick else 1.0
+        self.rounds = 3 if quick else 7
+        self.peer_program = find_peer()
+
+    def compare(self, sources):
+        """Runs name -> options, in turns; gives name -> reports."""
+        reports = {name: [] for name in sources}
+        for _ in range(self.rounds):
+            for name, options in sources.items():
+                reports[name].append(perf(options, self.seconds))
+        return reports
+
+    def devices(self):
+        devices = [Device(self.directory, "device", [VSOCK, *SERVE])]
+        if self.peer_program:
+            devices.append(Device(self.directory, "peer", [
+                self.peer_program, "--guest-cid", "4", "--socket", "{socket}", "--uds-path", "{path}"]))
+        return devices
+
+    def sources(self, devices, options, baseline=None):
+        sources = {device.name: [*device.options(), "--device-pid", str(device.process.pid), *options]
+                   for device in devices}
+        if baseline:
+            sources[baseline] = ["--baseline", baseline, *options]
+        return sources
+
+    # Each gives the lines of a table.
+
+    def streams(self):
+        rows = ["| direction | message | connections | device | peer | Unix sockets | device / peer | "
+                "CPU s/GiB: device | peer |", "|---|---|---|---|---|---|---|---|---|"]
+        devices = self.devices()
+        for direction in ["guest-to-host", "host-to-guest"]:
+            for connections in [1, 16, 256]:
+                for size in SIZES:
+                    options = ["--direction", direction, "--buf-size", size, "--connections", str(connections)]
+                    result = self.compare(self.sources(devices, options, "unix"))
+                    rows.append(self.throughput_row([direction, size, str(connections)], result, "peer"))
+        self.stop(devices)
+        return rows
+
+    def records(self):
+        rows = ["| direction | message | connections | device | Unix sockets | device / Unix | CPU s/GiB: device |",
+                "|---|---|---|---|---|---|---|"]
+        devices = self.devices()
+        for direction in ["guest-to-host", "host-to-guest"]:
+            for connections in [1, 16, 256]:
+                for size in SIZES:
+                    options = ["--direction", direction, "--buf-size", size, "--connections", str(connections),
+                               "--type", "seqpacket"]
+                    # The peer has no SOCK_SEQPACKET.
+                    result = self.compare(self.sources(devices[:1], options, "unix"))
+                    device, unix = result["device"], result["unix"]
+                    rows.append(row([direction, size, str(connections), gigabits(device), gigabits(unix),
+                                     ratio(device, unix), number(median(device, "device_cpu_seconds_per_gib"), 3)]))
+        self.stop(devices)
+        return rows
+
+    def round_trips(self):
+        rows = ["| message | device p50 / p99 / p99.9, µs | peer | Unix sockets | device / peer, p50 | p99 |",
+                "|---|---|---|---|---|---|"]
+        devices = self.devices()
+        for size in ["64", "4K"]:
+            result = self.compare(self.sources(devices, ["--direction", "round-trip", "--buf-size", size], "unix"))
+            keys = [f"round_trip_ns_{name}" for name in ["p50", "p99", "p99_9"]]
+
+            def times(reports):
+                values = [median(reports, key) for key in keys]
+                return " / ".join(number(value and value / 1000, 1) for value in values)
+
+            peer = result.get("peer", [])
+            rows.append(row([size, times(result["device"]), times(peer), times(result["unix"]),
+                             ratio(result["device"], peer, keys[0]), ratio(result["device"], peer, keys[1])]))
+        self.stop(devices)
+        return rows
+
+    def loopback(self):
+        rows = ["| type | message | loopback | Unix sockets of two threads | loopback / Unix |", "|---|---|---|---|---|"]
+        for kind in ["stream", "seqpacket"]:
+            for size in SIZES:
+                options = ["--type", kind, "--buf-size", size]
+                result = self.compare({"loopback": ["--transport", "loopback", *options],
+                                       "unix": ["--baseline", "unix-threads", *options]})
+                rows.append(row([kind, size, gigabits(result["loopback"]), gigabits(result["unix"]),
+                                 ratio(result["loopback"], result["unix"])]))
+        return rows
+
+    def in_process(self):
+        rows = ["| message | driver and device in one process | memcpy of the same bytes | share |", "|---|---|---|---|"]
+        for size in ["4K", "64K"]:
+            options = ["--buf-size", size]
+            driver = ["--transport", f"driver:{self.directory}/in-process.sock", "--in-process", *options]
+            result = self.compare({"device": driver, "memcpy": ["--baseline", "memory-copy", *options]})
+            rows.append(row([size, gigabits(result["device"]), gigabits(result["memcpy"]),
+                             ratio(result["device"], result["memcpy"])]))
+        return rows
+
+    def growth(self):
+        rows = ["| what | measured |", "|---|---|"]
+        devices = self.devices()[:1]
+        busy = ["--direction", "guest-to-host", "--buf-size", "4K"]
+        result = self.compare({"alone": self.sources(devices, busy)["device"],
+                               "among": [*self.sources(devices, busy)["device"], "--idle", "10000"]})
+        rows.append(row(["one busy connection among 10,000 idle ones, by alone", ratio(result["among"], result["alone"])]))
+        rows.append(row(["memory of an idle connection", f"{idle_bytes(result['among'])} bytes"]))
+        many = self.compare({"one": self.sources(devices, busy)["device"],
+                             "many": [*self.sources(devices, busy)["device"], "--connections", "256"]})
+        rows.append(row(["256 connections at once, sum by one", ratio(many["many"], many["one"])]))
+        rows.append(row(["the slowest of 256, by the mean", number(median(many["many"], "slowest_connection_share"), 2)]))
+        self.stop(devices)
+        rows += self.many_vms(500)
+        return rows
+
+    def many_vms(self, count):
+        directory = self.directory / "vms"
+        directory.mkdir(exist_ok=True)
+        vms = []
+        for index in range(count):
+            vms += ["--vm", f"guest-cid={index + 3},socket={directory}/{index}.sock,uds-path={directory}/{index}.vsock"]
+        start = time.monotonic()
+        process = subprocess.Popen(
+            [VSOCK, "serve", "--log-level", "error", *vms], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True)
+        # It says so of each VM when all are served.
+        line = process.stdout.readline()
+        while line and not line.startswith(f"VM with CID {count + 2}:"):
+            line = process.stdout.readline()
+        seconds = time.monotonic() - start
+        status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+        base = self.resident_with_one_vm()
+        threads = re.search(r"Threads:\s+(\d+)", status).group(1)
+        resident = int(re.search(r"VmRSS:\s+(\d+)", status).group(1))
+        process.terminate()
+        process.wait(START_DEADLINE)
+        return [row([f"{count} VMs on one `serve`, start to ready", f"{seconds:.2f} s, {threads} threads"]),
+                row(["memory of an idle VM, above a `serve` with one", f"{(resident - base) / (count - 1):.0f} KiB"])]
+
+    def resident_with_one_vm(self):
+        device = Device(self.directory, "one", [VSOCK, *SERVE])
+        status = pathlib.Path(f"/proc/{device.process.pid}/status").read_text()
+        device.stop()
+        return int(re.search(r"VmRSS:\s+(\d+)", status).group(1))
+
+    def throughput_row(self, names, result, other):
+        device, peer, unix = result["device"], result.get(other, []), result["unix"]
+        key = "device_cpu_seconds_per_gib"
+        return row([*names, gigabits(device), gigabits(peer), gigabits(unix), ratio(device, peer),
+                    number(median(device, key), 3), number(median(peer, key), 3)])
+
+    @staticmethod
+    def stop(devices):
+        for device in devices:
+            device.stop()
+
+
+def idle_bytes(reports):
+    """Of the first run: later ones find memory that the device has kept."""
+    return next(report["device_bytes_per_idle_connection"] for report in reports if report)
+
+
+def number(value, digits):
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def gigabits(reports):
+    return number(median(reports, "gigabits_per_second"), 2)
+
+
+def ratio(reports, others, key="gigabits_per_second"):
+    value, other = median(reports, key), median(others, key)
+    return f"{value / other:.2f}×" if value and other else ""
+
+
+def row(cells):
+    return "| " + " | ".join(cells) + " |"
+
+
+TABLES = {
+    "streams": Bench.streams, "records": Bench.records, "round-trips": Bench.round_trips,
+    "loopback": Bench.loopback, "in-process": Bench.in_process, "growth": Bench.growth,
+}
+
+
+def machine():
+    model = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
+    commit = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"],
+                            capture_output=True, text=True).stdout.strip()
+    load = os.getloadavg()[0]
+    return (f"{os.cpu_count()} cores ({model or platform.machine()}), Linux {platform.release()}, commit {commit}, "
+            f"load average {load:.1f} at the start")
+
+
+def tables(arguments):
+    text = DOCUMENT.read_text()
+    with tempfile.TemporaryDirectory(prefix="vsock-bench-") as directory:
+        bench = Bench(pathlib.Path(directory), arguments.quick)
+        where = machine()
+        for name, measure in TABLES.items():
+            if arguments.only and name not in arguments.only:
+                continue
+            say(name)
+            rows = measure(bench)
+            made = [f"Medians of {bench.rounds} alternating runs of {bench.seconds} s; {where}.", "", *rows]
+            begin, end = f"<!-- bench: {name} -->", "<!-- bench: end -->"
+            pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.S)
+            if not pattern.search(text):
+                sys.exit(f"bench: {DOCUMENT} has no marker {begin}")
+            text = pattern.sub(lambda _: "\n".join([begin, "", *made, "", end]), text, count=1)
+            DOCUMENT.write_text(text)
+
+
+# MARK: Gates
+
+# Per packet of the device in steady state. The limits leave room for other compilers, not for another call per packet:
+# measured values are in Documentation/Performance.md.
+GATES = [
+    # type, direction, instructions
+    ("stream", "guest-to-host", 1200),
+    ("seqpacket", "guest-to-host", 1400),
+    ("seqpacket", "host-to-guest", 1850),
+]
+GATE_PACKETS = (2_000, 12_000)
+GATE_ALLOCATIONS = 0.01
+
+
+def gates(_):
+    """Two runs of different length: what they differ by is what packets cost, without start and end."""
+    if not shutil.which("valgrind"):
+        sys.exit("bench: valgrind is missing: apt-get install valgrind")
+    failed = False
+    with tempfile.TemporaryDirectory(prefix="vsock-gates-") as name:
+        directory = pathlib.Path(name)
+        # With debug information valgrind takes minutes to start.
+        program = directory / "vsock"
+        subprocess.run(["strip", "-o", str(program), VSOCK], check=True)
+        for kind, direction, limit in GATES:
+            few, many = (cost(directory, program, kind, direction, count) for count in GATE_PACKETS)
+            packets = GATE_PACKETS[1] - GATE_PACKETS[0]
+            instructions, allocations = ((many[index] - few[index]) / packets for index in range(2))
+            bad = instructions > limit or allocations > GATE_ALLOCATIONS
+            failed = failed or bad
+            print(f"{kind} {direction}: {instructions:.0f} instructions a packet (limit {limit}), "
+                  f"{allocations:.4f} allocations (limit {GATE_ALLOCATIONS}){': TOO MANY' if bad else ''}", flush=True)
+    sys.exit(1 if failed else 0)
+
+
+def cost(directory, program, kind, direction, packets):
+    """Instructions and allocations of a device that has carried so many packets of 64 bytes."""
+    output = directory / "callgrind.out"
+    device = Device(directory, "gate", [
+        "valgrind", "--tool=callgrind", f"--callgrind-out-file={output}", str(program), *SERVE])
+    report = perf([*device.options(), "--type", kind, "--direction", direction, "--buf-size", "64",
+                   "--bytes", str(64 * packets)], None, timeout=600)
+    device.stop()
+    if not report or report["bytes"] != 64 * packets:
+        sys.exit(f"bench: {kind} {direction}: not all packets came")
+    text = output.read_text()
+    total = int(re.search(r"^(?:summary|totals): (\d+)", text, re.M).group(1))
+    return total, allocation_calls(text)
+
+
+def allocation_calls(text):
+    """Calls of the allocator in callgrind's output: `calls=N` lines that follow a `cfn=` which names it."""
+    names = {}
+    calls = 0
+    called = ""
+    for line in text.splitlines():
+        match = re.match(r"c?fn=(\(\d+\))(?: (.*))?", line)
+        if match:
+            if match.group(2):
+                names[match.group(1)] = match.group(2)
+            if line.startswith("cfn="):
+                called = names.get(match.group(1), "")
+        elif line.startswith("calls=") and called in ("malloc", "calloc", "realloc", "posix_memalign", "aligned_alloc"):
+            calls += int(line[6:].split()[0])
+    return calls
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("tables")
+    command.add_argument("--quick", action="store_true", help="three runs of 0.4 s")
+    command.add_argument("--only", action="append", choices=sorted(TABLES), help="this table; repeatable")
+    command.set_defaults(run=tables)
+    commands.add_parser("gates").set_defaults(run=gates)
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()
