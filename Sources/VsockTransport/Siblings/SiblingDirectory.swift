@@ -8,7 +8,8 @@ import VsockWire
 struct SiblingLinks: Sendable {
     /// Where messages for it arrive.
     let inbox: SiblingInbox
-    /// The inboxes of the guests that it reaches, by context ID.
+    /// The inboxes of the guests that share a group with it, by context ID; its own is among them. VMs with the same
+    /// groups share one table: one for each would be much for many VMs.
     let neighbours: [UInt32: SiblingInbox]
 }
 
@@ -20,15 +21,17 @@ struct SiblingDirectory: Sendable {
     init(_ vms: [(configuration: VsockDeviceConfiguration, mailbox: LoopMailbox)]) {
         let inboxes = vms.map { SiblingInbox(mailbox: $0.mailbox) }
         var links: [UInt32: SiblingLinks] = [:]
+        var tables: [Set<String>: [UInt32: SiblingInbox]] = [:]
         for (index, vm) in vms.enumerated() {
-            var neighbours: [UInt32: SiblingInbox] = [:]
-            for (other, inbox) in zip(vms, inboxes)
-            where other.configuration.guestCID != vm.configuration.guestCID
-                && !other.configuration.groups.isDisjoint(with: vm.configuration.groups)
-            {
-                neighbours[other.configuration.guestCID] = inbox
+            let groups = vm.configuration.groups
+            var neighbours = tables[groups] ?? [:]
+            if neighbours.isEmpty {
+                for (other, inbox) in zip(vms, inboxes) where !other.configuration.groups.isDisjoint(with: groups) {
+                    neighbours[other.configuration.guestCID] = inbox
+                }
+                tables[groups] = neighbours
             }
-            if !neighbours.isEmpty {
+            if neighbours.count > 1 {
                 links[vm.configuration.guestCID] = SiblingLinks(inbox: inboxes[index], neighbours: neighbours)
             }
         }

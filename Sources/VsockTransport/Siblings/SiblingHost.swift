@@ -43,7 +43,9 @@ final class SiblingHost: LoopTask, DeviceHost {
     var deferred: [DeferredRequest] = []
     var counters = SiblingCounters()
 
-    private let routes: [UInt32: SiblingRoute]
+    private let neighbours: [UInt32: SiblingInbox]
+    /// The ways that have been gone.
+    private var routes: [UInt32: SiblingRoute] = [:]
     /// Routes with messages that have not been handed over.
     private var pendingRoutes: [SiblingRoute] = []
 
@@ -59,11 +61,7 @@ final class SiblingHost: LoopTask, DeviceHost {
         guestCID = configuration.peerCID ?? .any
         endpoint = Endpoint(configuration)
         endpoint.askForUnboundPorts()
-        var routes: [UInt32: SiblingRoute] = [:]
-        for (cid, inbox) in links.neighbours {
-            routes[cid] = SiblingRoute(cid: VsockAddress.ContextID(rawValue: cid), inbox: inbox)
-        }
-        self.routes = routes
+        neighbours = links.neighbours
         inbox = links.inbox
         self.loop = loop
         self.log = log
@@ -72,7 +70,14 @@ final class SiblingHost: LoopTask, DeviceHost {
     }
 
     /// The way to a guest; nil when it shares no group with this one.
-    func route(to cid: UInt64) -> SiblingRoute? { UInt32(exactly: cid).flatMap { routes[$0] } }
+    func route(to cid: UInt64) -> SiblingRoute? {
+        guard let cid = UInt32(exactly: cid), cid != guestCID.rawValue else { return nil }
+        if let known = routes[cid] { return known }
+        guard let inbox = neighbours[cid] else { return nil }
+        let route = SiblingRoute(cid: VsockAddress.ContextID(rawValue: cid), inbox: inbox)
+        routes[cid] = route
+        return route
+    }
 
     func socket(_ id: ConnectionID) -> SiblingSocket? {
         guard id.slot >= 0, Int(id.slot) < sockets.count, let socket = sockets[Int(id.slot)], socket.id == id else {
