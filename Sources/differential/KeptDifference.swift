@@ -23,7 +23,7 @@ enum KeptDifference: String, CaseIterable {
     case oneContextID = "a loopback has one context ID, and CID 2 is another name for it"
     case recordsAreReadable = "a record is readable whatever SO_RCVLOWAT is"
 
-    /// The difference that a call would show; nil when it is comparable. `get` reads an option of a socket.
+    /// The difference that a call on `slots`, with what `connections` knows of them, would show; nil when it is comparable.
     static func of(
         _ call: SocketCall, _ connections: ScriptConnections, _ slots: [Int: any ScriptedSocket]
     ) -> KeptDifference? {
