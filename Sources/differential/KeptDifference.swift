@@ -17,6 +17,7 @@ enum KeptDifference: String, CaseIterable {
     case localContextID = "the address of a connected socket has its context ID"
     case waitForWholeBuffer = "a receive may wait for as many bytes as the buffer holds"
     case endStaysEnd = "a connection that has ended can be received from after shutdown"
+    case hangUpAtEnd = "the end of both directions is a hang-up, whoever has ended them"
     case writableAtEnd = "a socket whose peer takes nothing more is writable"
     case portOfClosed = "a closed socket's port is free at once"
     case unsentAlways = "unsent bytes of a socket without connection are 0"
@@ -71,6 +72,11 @@ enum KeptDifference: String, CaseIterable {
     private static func ofPoll(_ socket: ScriptSocket) -> KeptDifference? {
         guard let connection = socket.connection else { return nil }
         let peer = 1 - socket.side
+        let hasEnded = connection.hasEnded(socket.side)
+        let receivesNothing = hasEnded || connection.hasShutSend[peer] || connection.hasShutReceive[socket.side]
+        let sendsNothing = connection.hasShutSend[socket.side]
+        let takesNothing = hasEnded || connection.hasShutReceive[peer]
+        if receivesNothing, takesNothing, !sendsNothing { return .hangUpAtEnd }
         let flow = connection.flows[peer]
         let used = flow.unreadByteCount + flow.untoldByteCount
         guard used >= min(connection.bufferSizes[peer], connection.bufferSizes[socket.side]) else { return nil }

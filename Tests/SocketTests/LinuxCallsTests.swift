@@ -110,14 +110,17 @@ struct LinuxCallsTests {
 
     // MARK: Readiness
 
-    @Test("a socket that is not connected is writable; the peer's end alone is no hang-up")
+    @Test("a socket that is not connected is writable; the end of both directions is a hang-up, of one it is not")
     func hangUp() throws {
         #expect(loopback.makeSocket(.stream).readiness == .writable)
         let (client, server) = try pair()
-        server.close()
+        try server.shutdown(.send)
         #expect(client.readiness == [.readable, .writable, .readHangUp])
         try client.shutdown(.send)
         #expect(client.readiness == [.readable, .readHangUp, .hangUp])
+        let (other, closed) = try pair()
+        closed.close()
+        #expect(other.readiness == [.readable, .writable, .readHangUp, .hangUp])
     }
 
     // MARK: Data

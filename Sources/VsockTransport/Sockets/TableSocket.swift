@@ -124,7 +124,8 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
         table.pump()
     }
 
-    /// As vsock_poll() of af_vsock.c.
+    /// As vsock_poll() of af_vsock.c, but that the end of both directions is a hang-up, whoever has ended them: who
+    /// waits for no data would not learn otherwise that the peer has gone.
     private var readinessNow: SocketReadiness {
         var ready: SocketReadiness = []
         if failure != nil { ready.insert(.error) }
@@ -142,10 +143,11 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
         case .connected, .disconnected:
             break
         }
-        if hasEnded || localShutdown.contains(.receive) { ready.formUnion([.readable, .readHangUp]) }
         if isReadable { ready.insert(.readable) }
-        if localShutdown == .both || (peerShutdown.contains(.send) && localShutdown.contains(.send)) {
-            ready.insert(.hangUp)
+        if hasEnded || localShutdown.contains(.receive) {
+            ready.formUnion([.readable, .readHangUp])
+            let takesNothing = localShutdown.contains(.send) || peerShutdown.contains(.receive)
+            if takesNothing || state == .disconnected { ready.insert(.hangUp) }
         }
         if isWritable { ready.insert(.writable) }
         return ready
