@@ -20,6 +20,8 @@ final class DriverSide: PerfSide, @unchecked Sendable {
         var owedByteCount = 0
         var askedAt: UInt64 = 0
         var hasEnded = false
+        /// The peer takes nothing more.
+        var isDeaf = false
     }
 
     /// Messages that a connection sends before the next has its turn.
@@ -99,7 +101,7 @@ final class DriverSide: PerfSide, @unchecked Sendable {
             // The next in turn comes first: the ring may be full before all have had theirs.
             for offset in lines.indices {
                 let index = (first + offset) % lines.count
-                if !lines[index].hasEnded, try sendTurn(index) { hasMore = true }
+                if maySend(index), try sendTurn(index) { hasMore = true }
             }
             first = (first + 1) % lines.count
         }
@@ -116,8 +118,9 @@ final class DriverSide: PerfSide, @unchecked Sendable {
                 $0.hasEnded || ($0.sentOfMessage == 0 && $0.owedByteCount == 0)
             } && !quota.allowsMessage(at: MonotonicClock.now())
         case .both:
-            !quota.allowsMessage(at: MonotonicClock.now()) && lines.allSatisfy { $0.sentOfMessage == 0 }
-                && hasReceivedEnough
+            lines.allSatisfy { $0.isDeaf }
+                || (!quota.allowsMessage(at: MonotonicClock.now()) && lines.allSatisfy { $0.sentOfMessage == 0 }
+                    && hasReceivedEnough)
         }
     }
 
@@ -130,6 +133,11 @@ final class DriverSide: PerfSide, @unchecked Sendable {
     }
 
     // MARK: Sending
+
+    /// In both directions at once, the end of the other's is none of this one.
+    private func maySend(_ index: Int) -> Bool {
+        role == .both ? !lines[index].isDeaf : !lines[index].hasEnded
+    }
 
     /// Sends what the connection may; true when it could go on.
     private func sendTurn(_ index: Int) throws -> Bool {
@@ -231,9 +239,13 @@ final class DriverSide: PerfSide, @unchecked Sendable {
             endpoint.consume(id, byteCount: payload.count)
             if let index = index(id) { received(payload.count, index) }
         case .peerShutdown(let id, let flags):
-            if flags.contains(.send), let index = index(id) { lines[index].hasEnded = true }
+            guard let index = index(id) else { return }
+            if flags.contains(.send) { lines[index].hasEnded = true }
+            if flags.contains(.receive) { lines[index].isDeaf = true }
         case .reset(let id, _):
-            if let index = indexBySlot[Int(id.slot)] { lines[index].hasEnded = true }
+            guard let index = indexBySlot[Int(id.slot)] else { return }
+            lines[index].hasEnded = true
+            lines[index].isDeaf = true
         }
     }
 
