@@ -24,10 +24,11 @@ struct ReferenceOptions: ParsableArguments {
     @Option(help: "The command vsock; by default the one beside this program.")
     var vsock: String?
 
-    func boot() throws -> LinuxReference {
+    func boot(throughPackage: Bool = false) throws -> LinuxReference {
         SignalReceiver.ignoreBrokenPipe()
         let directory = CurrentProcess.executablePath.split(separator: "/").dropLast().joined(separator: "/")
-        return try LinuxReference(vsock: vsock ?? "/\(directory)/vsock", kernel: kernel)
+        return try LinuxReference(
+            vsock: vsock ?? "/\(directory)/vsock", kernel: kernel, throughPackage: throughPackage)
     }
 }
 
@@ -43,15 +44,26 @@ struct Compare: ParsableCommand {
     @Option(help: "Differences to look for before the end.")
     var differences = 1
 
+    @Option(help: "What is compared with Linux: this package's loopback, or its sockets on the kernel's.")
+    var subject = Subject.loopback
+
     @OptionGroup var reference: ReferenceOptions
+
+    enum Subject: String, CaseIterable, ExpressibleByArgument {
+        case loopback, kernel
+    }
 
     private static let callsPerScript = 50
 
     func run() throws {
         let linux = try reference.boot()
         Console.say("seed \(seed), \(calls) calls, Linux \(reference.kernel)")
+        let package = subject == .kernel ? try reference.boot(throughPackage: true) : nil
         func compare(_ script: Script) throws(TesterError) -> Difference? {
-            Difference(script, reference: try linux.outcomes(of: script.calls))
+            let subject = try package.map { (guest) throws(TesterError) in
+                script.with(outcomes: try guest.outcomes(of: script.calls))
+            }
+            return Difference(subject ?? script, reference: try linux.outcomes(of: script.calls))
         }
         var made = 0
         var found = 0
@@ -66,6 +78,7 @@ struct Compare: ParsableCommand {
             next += 1
         }
         try linux.stop()
+        try package?.stop()
         Console.say("\(made) calls in \(next - seed) scripts, \(found) differences")
         if found > 0 { throw ExitCode(1) }
     }
@@ -97,8 +110,11 @@ struct Answer: ParsableCommand {
     static let configuration = CommandConfiguration(
         abstract: "Run scripts from standard input on the kernel's loopback.", shouldDisplay: false)
 
+    @Flag(help: "Through this package's sockets on the kernel's, instead of by system calls.")
+    var throughPackage = false
+
     func run() throws {
-        let sockets = try KernelScriptedSockets()
+        let sockets = try KernelScriptedSockets(throughPackage: throughPackage)
         var lines = LineReader()
         var text = ""
         while true {

@@ -164,10 +164,14 @@ final class KernelScriptedSocket: ScriptedSocket {
 
 /// The kernel's loopback (vsock_loopback.c): one queue of packets for all sockets, which one worker empties in order.
 final class KernelScriptedSockets: ScriptedSockets {
+    private let throughPackage: Bool
     private let first: KernelScriptedSocket
     private let second: any ScriptedSocket
 
-    init() throws(SocketError) {
+    /// - Parameter throughPackage: whether calls go through this package's sockets on the kernel's, DescriptorSocket,
+    ///   instead of being system calls.
+    init(throughPackage: Bool) throws(SocketError) {
+        self.throughPackage = throughPackage
         let listener = try Self.make(.stream)
         try listener.bind(to: VsockAddress(cid: .local, port: .any))
         try listener.listen(backlog: 1)
@@ -185,7 +189,7 @@ final class KernelScriptedSockets: ScriptedSockets {
     }
 
     func makeSocket(_ type: SocketType) throws(SocketError) -> any ScriptedSocket {
-        try Self.make(type)
+        throughPackage ? PackageScriptedSocket(try DescriptorSocket(kernel: type)) : try Self.make(type)
     }
 
     /// A byte through a connection of our own is behind everything that has been sent. A request has an answer, which

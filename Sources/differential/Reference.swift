@@ -24,8 +24,9 @@ final class LinuxReference {
     private let output: SharedFileDescriptor
     private var lines = LineReader()
 
-    /// Boots `kernel` by the command `vsock`.
-    init(vsock: String, kernel: String) throws(TesterError) {
+    /// Boots `kernel` by the command `vsock`. With `throughPackage` it is not the reference but this package's sockets on
+    /// the kernel's.
+    init(vsock: String, kernel: String, throughPackage: Bool = false) throws(TesterError) {
         do throws(SystemCallError) {
             let inputPipe = try DescriptorIO.makePipe(nonBlocking: false)
             let outputPipe = try DescriptorIO.makePipe(nonBlocking: false)
@@ -34,7 +35,8 @@ final class LinuxReference {
                 arguments: [
                     "guest", "--kernel", kernel, "--module", "vsock_loopback", "--", CurrentProcess.executablePath,
                     "answer",
-                ], standardInput: inputPipe.readEnd.rawValue, standardOutput: outputPipe.writeEnd.rawValue)
+                ] + (throughPackage ? ["--through-package"] : []), standardInput: inputPipe.readEnd.rawValue,
+                standardOutput: outputPipe.writeEnd.rawValue)
             input = SharedFileDescriptor(inputPipe.writeEnd)
             output = SharedFileDescriptor(outputPipe.readEnd)
         } catch {

@@ -5,7 +5,7 @@
 import VsockCore
 import VsockTransport
 
-/// Calls, and what they came to on this package's loopback.
+/// Calls, and what they came to on this package's sockets: a loopback, unless said otherwise.
 struct Script: Equatable {
     private(set) var calls: [SocketCall] = []
     private(set) var outcomes: [String] = []
@@ -39,6 +39,13 @@ struct Script: Equatable {
             outcomes.append(outcome)
         }
         try interpreter.finish()
+    }
+
+    /// The same calls with what they came to elsewhere.
+    func with(outcomes: [String]) -> Script {
+        var script = self
+        script.outcomes = outcomes
+        return script
     }
 
     /// What calls come to on some sockets.

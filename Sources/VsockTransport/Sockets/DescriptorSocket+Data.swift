@@ -40,7 +40,13 @@ extension DescriptorSocket {
         into buffer: UnsafeMutableRawBufferPointer, _ operation: inout ReceiveOperation
     ) throws(SocketError) -> Attempt<ReceiveResult> {
         try withDescriptor(.readable) { (raw, ticket) throws(SocketError) in
-            guard buffer.count > 0 else { return .done(ReceiveResult()) }
+            guard buffer.count > 0 else {
+                // For no bytes the kernel only looks at the socket's state.
+                if case .kernel = family, case .failed(let errno) = DescriptorIO.receive(raw, into: buffer) {
+                    throw SocketError(errno: errno.rawValue)
+                }
+                return .done(ReceiveResult())
+            }
             return type == .stream
                 ? try receiveStream(raw, ticket, buffer, &operation) : try receiveRecord(raw, ticket, buffer, operation)
         }

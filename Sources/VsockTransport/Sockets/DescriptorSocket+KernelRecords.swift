@@ -43,7 +43,8 @@ extension DescriptorSocket {
         if operation.token != 0 { return try recordOutcome(&operation) }
         if let failure = takeFailure(\.sendFailure) { throw failure }
         return try withDescriptor(.writable) { (raw, ticket) throws(SocketError) in
-            // Like Linux, nothing is sent for an empty one.
+            // What the socket's state says, it says at once. Like Linux, nothing is sent for an empty record.
+            if case .failed(let errno) = DescriptorIO.sendNothing(raw) { throw SocketError(errno: errno.rawValue) }
             guard bytes.count > 0 else { return .done(0) }
             let events = try Self.call { () throws(SystemCallError) in
                 try DescriptorIO.waitUntilReady(raw, for: .writable, timeoutNanoseconds: 0)

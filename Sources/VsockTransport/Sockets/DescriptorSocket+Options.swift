@@ -45,7 +45,7 @@ extension DescriptorSocket {
             let nanoseconds = try Self.nanoseconds(time)
             change { $0.sendTimeoutNanoseconds = nanoseconds }
         case .receiveLowWaterMark(let count):
-            guard count >= 0, UInt64(count) <= settings.bufferSize else { throw .invalidArgument }
+            let mark = try settings.lowWaterMark(count, type)
             if case .kernel = family {
                 try withDescriptor(.any) { (raw, _) throws(SocketError) in
                     try Self.call { () throws(SystemCallError) in
@@ -53,7 +53,7 @@ extension DescriptorSocket {
                     }
                 }
             }
-            change { $0.receiveLowWaterMark = max(1, count) }
+            change { $0.receiveLowWaterMark = mark }
             lock.withLock { waits.signal(.readable) }
         }
     }

@@ -125,6 +125,13 @@ public struct SocketSettings: Sendable, Equatable {
         settings.receiveLowWaterMark = 1
         return settings
     }
+
+    /// What SO_RCVLOWAT becomes. Linux takes any number for records, although no receive of one looks at it.
+    func lowWaterMark(_ count: Int, _ type: SocketType) throws(SocketError) -> Int {
+        let mark = count < 0 ? Int(Int32.max) : max(1, count)
+        guard type != .stream || UInt64(mark) <= bufferSize else { throw .invalidArgument }
+        return mark
+    }
 }
 
 /// One option to set.

@@ -190,10 +190,7 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
         case .sendTimeout(let time):
             settingsInForce.sendTimeoutNanoseconds = try Self.time(time, zero: 0)
         case .receiveLowWaterMark(let count):
-            // Linux keeps the number for records, too, although no receive of one looks at it.
-            let count = count < 0 ? Int(Int32.max) : max(1, count)
-            guard type != .stream || UInt64(count) <= settingsInForce.bufferSize else { throw .invalidArgument }
-            settingsInForce.receiveLowWaterMark = count
+            settingsInForce.receiveLowWaterMark = try settingsInForce.lowWaterMark(count, type)
             waits.signal(.readable)
         }
     }
