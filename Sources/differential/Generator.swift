@@ -36,8 +36,16 @@ struct Generator {
             .bind(0, cid: random.chance(percent: 70) ? .max : 1, port: port),
             .listen(0, backlog: random.pick([0, 1, 2, 5])),
             .connect(1, cid: 1, .of(0), noWait: random.chance(percent: 40)),
-            .accept(0, as: 2, noWait: random.chance(percent: 50)),
         ]
+        // A crowd, which may be more than the backlog.
+        if random.chance(percent: 25) {
+            for slot in 3..<(4 + random.below(4)) {
+                opening += [
+                    .socket(slot, usualType), .connect(slot, cid: 1, .of(0), noWait: random.chance(percent: 40)),
+                ]
+            }
+        }
+        opening.append(.accept(0, as: 2, noWait: random.chance(percent: 50)))
     }
 
     private mutating func pickSize() -> Int {
@@ -94,12 +102,12 @@ struct Generator {
 
     private mutating func data(_ slot: Int, _ socket: ScriptSocket) -> SocketCall {
         switch random.below(100) {
-        case ..<46:
+        case ..<45:
             return .send(
                 slot, count: pickCount(socket), pattern: UInt8(random.below(256)), noWait: random.chance(percent: 85),
                 endOfRecord: random.chance(percent: 25))
-        case ..<88: return receive(slot, socket)
-        case ..<92: return .shutdown(slot, random.pick(SocketCall.Direction.allCases))
+        case ..<86: return receive(slot, socket)
+        case ..<90: return .shutdown(slot, random.pick(SocketCall.Direction.allCases))
         default: return option(slot)
         }
     }
@@ -128,7 +136,8 @@ struct Generator {
     }
 
     private mutating func option(_ slot: Int) -> SocketCall {
-        let option = random.pick(SocketCall.Option.allCases)
+        let option =
+            random.chance(percent: 50) ? random.pick([.size, .lowat]) : random.pick(SocketCall.Option.allCases)
         switch option {
         case .size: return .set(slot, option, random.chance(percent: 5) ? 1 << 33 : pickSize())
         case .min: return .set(slot, option, random.pick([0, 128, 1000, 70_000, 300_000]))
