@@ -43,11 +43,15 @@ demo: setup release
 # VSOCK_PEER is rust-vmm's device, which the driver is tested with; without it that test is skipped, and the script says
 # why it could not be had.
 #
+# The tests without guests run four at a time: all at once, as is the runner's way, they keep each other waiting for a
+# minute on a small machine.
+#
 # The tests with real guests run the release build, as users do, with the kernels that this machine can boot, or those
 # of VSOCK_KERNELS. They come last and one at a time: a guest is a load of its own. Their output comes line by line, so
 # that it tells which of them hangs.
 test: setup release
 	VSOCK_COMMAND=$(VSOCK) VSOCK_PEER="$${VSOCK_PEER-$$(Scripts/fetch-peer.sh)}" \
+		SWT_EXPERIMENTAL_MAXIMUM_PARALLELIZATION_WIDTH=4 \
 		$(SWIFT) test $(BUILD_FLAGS) --skip '^GuestTests\.'
 	VSOCK_COMMAND=$(VSOCK) VSOCK_KERNELS="$${VSOCK_KERNELS-$$(Scripts/setup.sh --kernels)}" \
 		stdbuf -oL $(SWIFT) test $(BUILD_FLAGS) --skip-build --no-parallel --filter '^GuestTests\.'

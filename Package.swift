@@ -90,7 +90,9 @@ let package = Package(
             swiftSettings: settings),
         .testTarget(name: "VirtioQueueTests", dependencies: ["VirtioQueue"], swiftSettings: settings),
         .testTarget(name: "VhostUserTests", dependencies: ["VhostUser"], swiftSettings: settings),
-        .testTarget(name: "VsockSystemTests", dependencies: ["VsockSystem", "CVsockLinux"], swiftSettings: settings),
+        .testTarget(
+            name: "VsockSystemTests", dependencies: ["VsockSystem", "CVsockLinux", "VsockTestSupport"],
+            swiftSettings: settings),
         .testTarget(
             name: "VsockTransportTests",
             dependencies: [

@@ -6,7 +6,7 @@ import Testing
 import VsockSystem
 import VsockTestPrograms
 
-@Suite("Examples", .timeLimit(.minutes(3)))
+@Suite("Examples", .timeLimit(.minutes(10)))
 struct ExampleTests {
     /// Longest wait for a line or an end: the machine may be busy with other tests.
     private static let seconds: Double = 60

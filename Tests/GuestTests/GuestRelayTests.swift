@@ -9,7 +9,7 @@ import VsockSystem
 
 @Suite("Guest relay")
 struct GuestRelayTests {
-    private static let deadline: UInt64 = 20_000_000_000
+    private static let deadline: UInt64 = 120_000_000_000
 
     private final class Outcome: Sendable {
         let end = Mutex<GuestRelay.End?>(nil)

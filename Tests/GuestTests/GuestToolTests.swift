@@ -80,7 +80,7 @@ struct GuestToolTests {
 
     /// Waits until a program of the host has bound its socket.
     private func awaitSocket(_ path: String) throws {
-        let deadline = MonotonicClock.now() + 10_000_000_000
+        let deadline = MonotonicClock.now() + 120_000_000_000
         while true {
             // A connection would be taken for the guest's, so only the file is looked for.
             if FileManager.default.fileExists(atPath: path) { return }

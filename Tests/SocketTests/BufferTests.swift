@@ -5,7 +5,7 @@
 import Testing
 import Vsock
 
-@Suite("Buffers", .timeLimit(.minutes(1)))
+@Suite("Buffers", .timeLimit(.minutes(10)))
 struct BufferTests {
     @Test("spans carry records for tasks", arguments: Setup.allCases)
     func spans(setup: Setup) async throws {

@@ -10,6 +10,7 @@ import Testing
 import VirtioQueue
 import VsockCore
 import VsockSystem
+import VsockTestSupport
 import VsockWire
 
 @testable import Vsock
@@ -112,7 +113,7 @@ struct ByteVectorTests {
     private func receive(_ driver: VsockDriver, count: Int) throws -> [[UInt8]] {
         var packets: [[UInt8]] = []
         while packets.count < count {
-            try #require(try driver.wait(timeoutNanoseconds: 5_000_000_000), "the device sends \(count) packets")
+            try #require(try driver.wait(timeoutNanoseconds: testDeadline), "the device sends \(count) packets")
             try driver.receive { packets.append(bytes(in: $1.baseAddress, $1.count)) }
         }
         return packets
@@ -145,7 +146,7 @@ private final class RecordingHost: DeviceHost, @unchecked Sendable {
     /// Waits until as many packets have come as are expected.
     func packets() throws -> [[UInt8]] {
         let ready = try DescriptorIO.waitUntilReady(
-            isComplete.rawDescriptor, for: .readable, timeoutNanoseconds: 5_000_000_000)
+            isComplete.rawDescriptor, for: .readable, timeoutNanoseconds: testDeadline)
         try #require(!ready.isEmpty, "the guest sends \(expectedCount) packets")
         return recorded.withLock { $0 }
     }

@@ -5,13 +5,12 @@
 
 import Testing
 import VsockSystem
+import VsockTestSupport
 
 import Vsock
 
-@Suite("Unix sockets as vsock sockets", .timeLimit(.minutes(1)))
+@Suite("Unix sockets as vsock sockets", .timeLimit(.minutes(10)))
 struct HybridSocketTests {
-    private static let wait: UInt64 = 120_000_000_000
-
     private let directory: TemporaryDirectory
     private let path: String
     private let transport: VsockTransport
@@ -84,7 +83,7 @@ struct HybridSocketTests {
         let task = Task {
             try await VsockSocket.connect(
                 .stream, to: VsockAddress(cid: 3, port: 1), over: transport,
-                options: [.connectTimeout(.seconds(10))])
+                options: [.connectTimeout(.nanoseconds(testDeadline))])
         }
         try send(Array(answer.utf8), try await client(of: device))
         await #expect(throws: SocketError.protocolError) { _ = try await task.value }
@@ -92,7 +91,7 @@ struct HybridSocketTests {
 
     /// Who connects to a device of ours. Blocks no thread, since the client may need this one.
     private func client(of device: UnixListener) async throws -> SharedFileDescriptor {
-        let deadline = MonotonicClock.now() + Self.wait
+        let deadline = MonotonicClock.now() + testDeadline
         while MonotonicClock.now() < deadline {
             if let client = try device.accept() { return SharedFileDescriptor(client) }
             await Task.yield()
@@ -156,7 +155,7 @@ struct HybridSocketTests {
     func cancelled(type: SocketType) async throws {
         let (peer, socket) = try accepted(type)
         for count in 1...50 {
-            let options = ReceiveOptions(waitsForAll: true, timeoutNanoseconds: Self.wait)
+            let options = ReceiveOptions(waitsForAll: true, timeoutNanoseconds: testDeadline)
             let task = Task { try await socket.next(1, options) }
             // Cancelled before, while or after the byte comes.
             if count % 2 == 0 { task.cancel() }
@@ -200,7 +199,7 @@ struct HybridSocketTests {
     @Test("MSG_PEEK with MSG_WAITALL waits for what can come, and not for more")
     func peek() async throws {
         let (peer, socket) = try accepted(.stream)
-        let options = ReceiveOptions(peeks: true, waitsForAll: true, timeoutNanoseconds: Self.wait)
+        let options = ReceiveOptions(peeks: true, waitsForAll: true, timeoutNanoseconds: testDeadline)
         async let peeked = socket.next(2, options)
         try send([1], peer)
         try send([2], peer)

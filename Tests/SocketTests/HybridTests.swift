@@ -5,11 +5,12 @@
 import Logging
 import Testing
 import VsockSystem
+import VsockTestSupport
 import VsockTransport
 
 import Vsock
 
-@Suite("Hybrid sockets", .timeLimit(.minutes(1)))
+@Suite("Hybrid sockets", .timeLimit(.minutes(10)))
 struct HybridTests {
     @Test("connections both ways, of both types", arguments: [SocketType.stream, .seqpacket])
     func bothWays(type: SocketType) async throws {
@@ -42,7 +43,7 @@ struct HybridTests {
 
     private func exchange(_ first: VsockSocket, _ second: VsockSocket) async throws {
         let data = pattern(100_000)
-        let options = ReceiveOptions(waitsForAll: true, timeoutNanoseconds: 5_000_000_000)
+        let options = ReceiveOptions(waitsForAll: true, timeoutNanoseconds: testDeadline)
         async let sent = first.send(data)
         #expect(try await second.next(data.count, options) == data)
         #expect(try await sent == data.count)

@@ -8,7 +8,7 @@ import Vsock
 private var hasKernelVsock: Bool { (try? VsockTransport.kernel.localCID()) != nil }
 
 @Suite(
-    "Sockets of the running kernel", .timeLimit(.minutes(1)),
+    "Sockets of the running kernel", .timeLimit(.minutes(10)),
     .enabled(if: hasKernelVsock, "this kernel has no AF_VSOCK"))
 struct KernelSocketTests {
     @Test(

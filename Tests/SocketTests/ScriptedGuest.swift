@@ -64,7 +64,6 @@ final class ScriptedGuest {
     }
 
     private static let lastNumber = Atomic<Int>(0)
-    private static let deadlineNanoseconds: UInt64 = 10_000_000_000
 
     /// The host's end of the connection.
     let socket: VsockSocket
@@ -88,7 +87,7 @@ final class ScriptedGuest {
         driver.flush()
         var response: PacketHeader?
         while response == nil {
-            guard try driver.wait(timeoutNanoseconds: Self.deadlineNanoseconds) else {
+            guard try driver.wait(timeoutNanoseconds: testDeadline) else {
                 throw Silence(description: "no answer to a request")
             }
             try driver.receive { header, _ in response = header }
@@ -141,7 +140,7 @@ final class ScriptedGuest {
     }
 
     private func wait(_ purpose: String, until isIt: (PacketHeader) -> Bool) async throws {
-        let deadline = MonotonicClock.now() + Self.deadlineNanoseconds
+        let deadline = MonotonicClock.now() + testDeadline
         var index = 0
         while true {
             while index < received.count {

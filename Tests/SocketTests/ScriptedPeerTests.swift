@@ -5,10 +5,11 @@
 
 import Testing
 import Vsock
+import VsockTestSupport
 import VsockWire
 
 // One after another: each has a device and a driver, whose descriptors add up.
-@Suite("A peer that goes wrong", .serialized, .timeLimit(.minutes(2)))
+@Suite("A peer that goes wrong", .serialized, .timeLimit(.minutes(10)))
 struct ScriptedPeerTests {
     /// Behind every fault, without MSG_EOR.
     private static let goodRecord: [ScriptedPacket] = [.begin(100, 4), .data("go"), .data("od"), .end(101)]
@@ -16,7 +17,7 @@ struct ScriptedPeerTests {
     private func receive(_ socket: VsockSocket) async throws -> PeerFault.Record {
         var buffer = [UInt8](repeating: 0, count: 64)
         let result = try await socket.receive(
-            into: &buffer, options: ReceiveOptions(timeoutNanoseconds: 10_000_000_000))
+            into: &buffer, options: ReceiveOptions(timeoutNanoseconds: testDeadline))
         #expect(!result.truncated && !result.isEnd && result.fullLength == result.count)
         return PeerFault.Record(
             String(decoding: buffer[..<result.count], as: UTF8.self), endOfRecord: result.endOfRecord)

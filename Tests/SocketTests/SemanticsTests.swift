@@ -4,11 +4,11 @@
 
 import Testing
 import Vsock
+import VsockTestSupport
 
-@Suite("Semantics", .timeLimit(.minutes(2)))
+@Suite("Semantics", .timeLimit(.minutes(10)))
 struct SemanticsTests {
     private static let loopbacks: [Setup] = [.loopback, .loopbackRFC]
-    private static let limit: UInt64 = 20_000_000
 
     private func expect<Value>(
         _ error: SocketError, _ body: () async throws -> Value, location: SourceLocation = #_sourceLocation
@@ -155,7 +155,7 @@ struct SemanticsTests {
     func full(setup: Setup) async throws {
         let (client, server) = try await setup.make().pair(.stream)
         #expect(
-            try await client.send(pattern(300_000), options: SendOptions(timeoutNanoseconds: Self.limit)) == 262_144)
+            try await client.send(pattern(300_000), options: SendOptions(timeoutNanoseconds: testPatience)) == 262_144)
         await expect(.wouldBlock) { try await client.send([1], options: SendOptions(doesNotWait: true)) }
         #expect(!client.readiness.contains(.writable))
         #expect(
@@ -164,7 +164,7 @@ struct SemanticsTests {
 
         let (sender, receiver) = try await setup.make().pair(.seqpacket)
         try await sender.send(pattern(200_000))
-        for options in [SendOptions(doesNotWait: true), SendOptions(timeoutNanoseconds: Self.limit)] {
+        for options in [SendOptions(doesNotWait: true), SendOptions(timeoutNanoseconds: testPatience)] {
             await expect(.wouldBlock) { try await sender.send(pattern(100_000), options: options) }
         }
         try sender.set(.sendTimeout(.milliseconds(5)))
@@ -197,7 +197,7 @@ struct SemanticsTests {
     func abandoned(setup: Setup) async throws {
         let (client, server) = try await setup.make().pair(.seqpacket)
         await expect(.wouldBlock) {
-            try await client.send(pattern(1 << 20), options: SendOptions(timeoutNanoseconds: Self.limit))
+            try await client.send(pattern(1 << 20), options: SendOptions(timeoutNanoseconds: testPatience))
         }
         await expect(.messageTooLong) {
             try await client.send(pattern(1 << 20), options: SendOptions(doesNotWait: true))
@@ -297,7 +297,7 @@ struct SemanticsTests {
     func buffers(setup: Setup) async throws {
         let (client, server) = try await setup.make().pair(.stream, options: [.bufferSize(4096)])
         #expect(server.settings.bufferSize == 4096)
-        #expect(try await client.send(pattern(10_000), options: SendOptions(timeoutNanoseconds: Self.limit)) == 4096)
+        #expect(try await client.send(pattern(10_000), options: SendOptions(timeoutNanoseconds: testPatience)) == 4096)
         try server.set(.bufferSize(1 << 30))
         #expect(server.settings.bufferSize == 262_144)
         try server.set(.bufferMaximumSize(1 << 20))

@@ -5,6 +5,7 @@
 import Synchronization
 import Testing
 import VsockSystem
+import VsockTestSupport
 
 import Vsock
 
@@ -80,6 +81,6 @@ extension VsockSocket {
     /// Waits, with a deadline, until the peer's end has come.
     func waitForEnd() async throws -> Bool {
         var buffer = [UInt8](repeating: 0, count: 16)
-        return try await receive(into: &buffer, options: ReceiveOptions(timeoutNanoseconds: 5_000_000_000)).isEnd
+        return try await receive(into: &buffer, options: ReceiveOptions(timeoutNanoseconds: testDeadline)).isEnd
     }
 }

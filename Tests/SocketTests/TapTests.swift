@@ -9,7 +9,7 @@ import VsockWire
 
 import Vsock
 
-@Suite("Captures of transports", .timeLimit(.minutes(1)))
+@Suite("Captures of transports", .timeLimit(.minutes(10)))
 struct TapTests {
     @Test("a capture has what crosses a transport, from the first packet on", arguments: Setup.allCases)
     func capture(setup: Setup) async throws {

@@ -7,7 +7,7 @@ import Testing
 @testable import Vsock
 @testable import VsockTransport
 
-@Suite("Transfer", .timeLimit(.minutes(3)))
+@Suite("Transfer", .timeLimit(.minutes(10)))
 struct TransferTests {
     @Test("a stream carries bytes both ways and its end", arguments: Setup.allCases)
     func stream(setup: Setup) async throws {

@@ -5,6 +5,7 @@
 import Glibc
 import Testing
 import VsockSystem
+import VsockTestSupport
 
 /// Waits until a descriptor is ready.
 func waitUntil(_ descriptor: Int32, _ events: PollEvents) throws {

@@ -5,9 +5,7 @@
 import Glibc
 import Testing
 import VsockSystem
-
-/// No wait of a test is longer: reaching it is a failure, not a pause.
-let testDeadline: UInt64 = 60_000_000_000
+import VsockTestSupport
 
 /// Where the command is: `VSOCK_COMMAND`, or beside the tests.
 let commandPath: String = {

@@ -4,6 +4,7 @@ import Glibc
 import Synchronization
 import Testing
 import VsockSystem
+import VsockTestSupport
 
 @Suite struct DescriptorIOTests {
     @Test("an empty pipe would block, a closed one is at end of file, a bad number fails")

@@ -3,6 +3,7 @@
 import Glibc
 import Testing
 import VsockSystem
+import VsockTestSupport
 
 @Suite struct DescriptorReadinessTests {
     @Test("of several descriptors those that are ready are told, and the others are not")

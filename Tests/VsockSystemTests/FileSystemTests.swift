@@ -3,6 +3,7 @@
 import Glibc
 import Testing
 import VsockSystem
+import VsockTestSupport
 
 @Suite struct FileSystemTests {
     private let directory: TemporaryDirectory

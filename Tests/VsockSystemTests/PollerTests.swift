@@ -3,6 +3,7 @@
 import Glibc
 import Testing
 import VsockSystem
+import VsockTestSupport
 
 @Suite struct PollerTests {
     @Test("a level-triggered descriptor is reported as long as it is ready, an edge-triggered one once per change")

@@ -4,6 +4,7 @@ import Glibc
 import Synchronization
 import Testing
 import VsockSystem
+import VsockTestSupport
 
 @Suite struct ChildProcessTests {
     @Test("standard input, output and error reach the child, and its status comes back")

@@ -1,13 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// What several tests need: files in a directory of their own, bytes in and out of descriptors, and the deadline of every wait.
+// What several tests need: files in a directory of their own, bytes in and out of descriptors.
 
 import Glibc
 import Testing
 import VsockSystem
-
-/// No wait of a test is longer: reaching it is a failure, not a pause.
-let testDeadline: UInt64 = 20_000_000_000
+import VsockTestSupport
 
 extension TemporaryDirectory {
     func file(_ name: String) -> String { "\(path)/\(name)" }

@@ -6,6 +6,7 @@
 import Glibc
 import Testing
 import VsockSystem
+import VsockTestSupport
 
 private var hasKernelVsock: Bool {
     failure { () throws(SystemCallError) in

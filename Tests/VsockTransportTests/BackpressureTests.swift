@@ -5,6 +5,7 @@
 import Testing
 import VsockCore
 import VsockSystem
+import VsockTestSupport
 import VsockWire
 
 @testable import VsockTransport
@@ -24,7 +25,7 @@ struct BackpressureTests {
         var sent = 0
         #expect(throws: SocketError.wouldBlock) {
             while sent < Self.socketByteCount {
-                try pair.socket.send(chunk, timeoutNanoseconds: 100_000_000)
+                try pair.socket.send(chunk, timeoutNanoseconds: testPatience)
                 sent += chunk.count
             }
         }

@@ -7,6 +7,7 @@ import Testing
 import VhostUser
 import VirtioQueue
 import VsockSystem
+import VsockTestSupport
 import VsockWire
 
 @testable import VsockTransport

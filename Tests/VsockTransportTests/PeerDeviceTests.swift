@@ -13,7 +13,7 @@ import VsockWire
 @Suite(
     "The driver at rust-vmm's vhost-device-vsock",
     .enabled(if: !PeerDevice.program.isEmpty, "vhost-device-vsock was not fetched; Scripts/fetch-peer.sh says why"),
-    .timeLimit(.minutes(5)))
+    .timeLimit(.minutes(10)))
 struct PeerDeviceTests {
     private static let chunkByteCount = 1 << 20
     private static let chunkCount = 1024

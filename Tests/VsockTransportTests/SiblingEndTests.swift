@@ -6,6 +6,7 @@
 import Testing
 import VsockCore
 import VsockSystem
+import VsockTestSupport
 import VsockWire
 
 @testable import VsockTransport
@@ -145,7 +146,7 @@ struct SiblingEndTests {
         var sent = 0
         #expect(throws: SocketError.wouldBlock) {
             while sent < 16 << 20 {
-                try blocked.send(chunk, timeoutNanoseconds: 100_000_000)
+                try blocked.send(chunk, timeoutNanoseconds: testPatience)
                 sent += chunk.count
             }
         }
@@ -185,7 +186,7 @@ struct SiblingEndTests {
         let blocked = try connecting.value()
         let chunk = pattern(32_768)
         #expect(throws: SocketError.wouldBlock) {
-            for _ in 0..<512 { try blocked.send(chunk, timeoutNanoseconds: 100_000_000) }
+            for _ in 0..<512 { try blocked.send(chunk, timeoutNanoseconds: testPatience) }
         }
         let receiver = try server.serve { try $0.receive(exactly: 128 * 32_768) }
         let free = try client.connect(.stream, to: server)

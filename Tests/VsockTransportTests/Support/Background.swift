@@ -5,10 +5,8 @@
 import Synchronization
 import VsockCore
 import VsockSystem
+import VsockTestSupport
 import VsockTransport
-
-/// No wait of a test is longer: reaching it is a failure, not a pause.
-let testDeadline: UInt64 = 20_000_000_000
 
 /// What a test cannot go on without.
 struct TestFailure: Error, CustomStringConvertible {

@@ -5,6 +5,7 @@
 import Testing
 import VsockCore
 import VsockSystem
+import VsockTestSupport
 import VsockWire
 
 @testable import VsockTransport

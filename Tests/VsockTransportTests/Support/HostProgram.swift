@@ -3,6 +3,7 @@
 // A program on the host: a plain Unix socket, with a deadline for whatever it waits for.
 
 import VsockSystem
+import VsockTestSupport
 
 /// One connected Unix socket. Belongs to one thread at a time.
 final class HostProgram: @unchecked Sendable {

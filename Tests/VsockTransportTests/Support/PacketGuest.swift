@@ -3,6 +3,7 @@
 // A guest that says exactly the packets that a test wants, right or wrong.
 
 import VsockSystem
+import VsockTestSupport
 import VsockTransport
 import VsockWire
 

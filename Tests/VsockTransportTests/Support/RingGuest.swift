@@ -5,6 +5,7 @@
 import VhostUser
 import VirtioQueue
 import VsockSystem
+import VsockTestSupport
 import VsockWire
 
 @testable import VsockTransport

@@ -5,6 +5,7 @@
 import Synchronization
 import VirtioQueue
 import VsockSystem
+import VsockTestSupport
 import VsockTransport
 import VsockWire
 
@@ -58,7 +59,7 @@ enum Tshark {
         var chunk = [UInt8](repeating: 0, count: 65536)
         reading: while true {
             let ready = try DescriptorIO.waitUntilReady(
-                end.rawValue, for: .readable, timeoutNanoseconds: 3 * testDeadline)
+                end.rawValue, for: .readable, timeoutNanoseconds: testDeadline)
             guard !ready.isEmpty else { throw TestFailure("tshark says nothing") }
             switch chunk.withUnsafeMutableBytes({ DescriptorIO.read(end.rawValue, into: $0) }) {
             case .count(0): break reading

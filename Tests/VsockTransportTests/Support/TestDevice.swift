@@ -7,6 +7,7 @@ import Synchronization
 import Testing
 import VsockCore
 import VsockSystem
+import VsockTestSupport
 import VsockWire
 
 @testable import VsockTransport
