@@ -85,8 +85,11 @@ struct HybridSocketTests {
                 .stream, to: VsockAddress(cid: 3, port: 1), over: transport,
                 options: [.connectTimeout(.nanoseconds(testDeadline))])
         }
-        try send(Array(answer.utf8), try await client(of: device))
+        let client = try await client(of: device)
+        try send(Array(answer.utf8), client)
         await #expect(throws: SocketError.protocolError) { _ = try await task.value }
+        // Closed earlier, with the request unread, it would reset the connection.
+        withExtendedLifetime(client) {}
     }
 
     /// Who connects to a device of ours. Blocks no thread, since the client may need this one.
@@ -135,20 +138,23 @@ struct HybridSocketTests {
 
     @Test("a closed socket is ready at once, and its calls say EBADF")
     func closed() async throws {
-        let (_, socket) = try accepted(.stream)
+        let (peer, socket) = try accepted(.stream)
         socket.close()
         #expect(try await socket.ready(.readable).contains(.hangUp))
         #expect(socket.blocking.poll(.writable, timeoutNanoseconds: nil).contains(.hangUp))
         await #expect(throws: SocketError.badDescriptor) { _ = try await socket.next() }
         await #expect(throws: SocketError.badDescriptor) { _ = try await socket.send([1]) }
+        withExtendedLifetime(peer) {}
     }
 
     @Test("a receive that a close interrupts says EBADF", arguments: [SocketType.stream, .seqpacket])
     func interrupted(type: SocketType) async throws {
-        let (_, socket) = try accepted(type)
+        let (peer, socket) = try accepted(type)
         let task = Task { try await socket.next() }
         socket.close()
         await #expect(throws: SocketError.badDescriptor) { _ = try await task.value }
+        // Closed earlier, it would end what the task receives.
+        withExtendedLifetime(peer) {}
     }
 
     @Test("a cancelled receive loses nothing", arguments: [SocketType.stream, .seqpacket])
