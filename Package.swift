@@ -121,7 +121,8 @@ let package = Package(
             dependencies: ["vsock", "VsockWire", "VsockCore", "VsockSystem", "VsockTransport", "VsockTestSupport"],
             swiftSettings: settings),
         .testTarget(
-            name: "GuestTests", dependencies: ["vsock", "Conversation", "VsockSystem", "VsockTestPrograms"],
+            name: "GuestTests",
+            dependencies: ["vsock", "Conversation", "VsockSystem", "VsockTestPrograms", "VsockTestSupport"],
             exclude: ["Programs"], swiftSettings: settings),
     ],
     swiftLanguageModes: [.v6]

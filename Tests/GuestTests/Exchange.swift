@@ -5,6 +5,7 @@ import Testing
 import VsockTestPrograms
 
 /// One program in the guest and one on the host, joined by a connection, run to their ends.
+@MainActor
 struct Exchange: CustomStringConvertible {
     let guest: [String: Any]
     let host: [String: Any]
@@ -15,7 +16,7 @@ struct Exchange: CustomStringConvertible {
     /// Runs `program` on both sides. Who does not connect listens, and is started first.
     init(
         _ shell: GuestShell, program: String, port: Int, isGuestConnecting: Bool, guestOptions: String,
-        hostOptions: String, guestCommand: String = "", hostCommand: String = "", seconds: Int
+        hostOptions: String, guestCommand: String = "", hostCommand: String = "", seconds: Double = 120
     ) throws {
         let guestAddress = isGuestConnecting ? "vsock:2:\(port)" : "vsock-listen:\(port)"
         let hostAddress = isGuestConnecting ? "uds-listen:\(shell.path)_\(port)" : "uds:\(shell.path):\(port)"
@@ -27,16 +28,16 @@ struct Exchange: CustomStringConvertible {
         let hostProgram: Program
         if isGuestConnecting {
             hostProgram = try Program(program, onHost)
-            _ = try hostProgram.waitForLine(containing: "listening", seconds: 20)
+            _ = try hostProgram.waitForLine(containing: "listening", seconds: 120)
             running = try shell.start(inGuest)
         } else {
             running = try shell.start(inGuest)
-            try shell.wait(for: "listening", of: running, seconds: 30)
+            try shell.wait(for: "listening", of: running, seconds: 120)
             hostProgram = try Program(program, onHost)
         }
         let result = try shell.finish(running, seconds: seconds)
         guestStatus = result.status
-        hostStatus = try hostProgram.end(seconds: Double(seconds))
+        hostStatus = try hostProgram.end(seconds: seconds)
         guest = Self.summary(result.output)
         host = Self.summary(hostProgram.transcript)
         description = "guest (\(guestStatus)): \(result.output) host (\(hostStatus)): \(hostProgram.transcript)"

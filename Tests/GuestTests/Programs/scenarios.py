@@ -52,6 +52,7 @@ def digest(parts):
 
 def half_close(options):
     with endpoints.open_connection(options) as connection:
+        endpoints.report(event="connected")
         sent = messages(options)
         for message in sent:
             endpoints.send_all(connection, message)
