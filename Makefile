@@ -9,13 +9,15 @@ BUILD_FLAGS = --explicit-target-dependency-import-check error $(SWIFT_BUILD_FLAG
 VSOCK = $(CURDIR)/.build/release/vsock
 FORMATTED = Package.swift Sources Tests Examples
 
-.PHONY: help setup build release demo test bench gates differential docs lint format clean
+.PHONY: help setup build release demo test kernel-tests bench gates differential docs lint format clean
 # Two builds at once would wait for each other.
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo     install what is missing, build, show records and a stream crossing to a guest and back'
 	@echo 'make test     install what is missing, build, run all tests'
+	@echo 'make kernel-tests RUNS=3'
+	@echo '              the kernel'\''s own vsock_test between guests, so often in a row, and against vsock test'
 	@echo 'make differential SEED=1 CALLS=100000'
 	@echo '              compare the sockets with those of Linux 6.12, by random calls'
 	@echo 'make setup    only install what is missing'
@@ -55,6 +57,14 @@ test: setup release
 		$(SWIFT) test $(BUILD_FLAGS) --skip '^GuestTests\.'
 	VSOCK_COMMAND=$(VSOCK) VSOCK_KERNELS="$${VSOCK_KERNELS-$$(Scripts/setup.sh --kernels)}" \
 		stdbuf -oL $(SWIFT) test $(BUILD_FLAGS) --skip-build --no-parallel --filter '^GuestTests\.'
+
+# The kernel's own tests alone, each pair of guests several times in a row, with a line for each case.
+RUNS ?= 3
+kernel-tests: setup release build
+	VSOCK_COMMAND=$(VSOCK) VSOCK_KERNELS="$${VSOCK_KERNELS-$$(Scripts/setup.sh --kernels)}" \
+		VSOCK_KERNEL_TEST_RUNS=$(RUNS) \
+		stdbuf -oL $(SWIFT) test $(BUILD_FLAGS) --skip-build --no-parallel \
+		--filter '^GuestTests\.KernelTests'
 
 # The compiler of documentation comes with Swift. The names that Vsock exports from lower layers belong to it.
 docs: build

@@ -56,6 +56,7 @@ find_missing() {
         have_virtiofsd || want qemu-system-common "Linux guests in QEMU: the host's files"
         have_file '/boot/vmlinuz-6.1.*' || want linux-image-cloud-amd64 "guests with Linux 6.1 in QEMU"
         have_file '/boot/vmlinuz-6.12.*' || want linux-image-6.12-cloud-amd64 "guests with Linux 6.12 in QEMU"
+        have_file '/usr/src/linux-source-6.1.tar.xz' || want linux-source-6.1 "the kernel's own vsock tests in guests"
         have_file '/usr/src/linux-source-6.12.tar.xz' || want linux-source-6.12 "the kernel's own vsock tests in guests"
         ;;
     debian*)
