@@ -327,7 +327,7 @@ GATES = [
     # type, direction, instructions
     ("stream", "guest-to-host", 1200),
     ("seqpacket", "guest-to-host", 1400),
-    ("seqpacket", "host-to-guest", 1850),
+    ("seqpacket", "host-to-guest", 1200),
 ]
 GATE_PACKETS = (2_000, 12_000)
 GATE_ALLOCATIONS = 0.01

@@ -49,11 +49,7 @@ final class GuestBuffers {
     /// Takes slots until `byteCount` bytes of payload fit, at most `slotLimit` of them; for a packet without payload
     /// any slot will do. Returns the payload bytes that fit; nil when the guest has posted no slot.
     func reserve(byteCount: Int, slotLimit: Int) throws(VirtqueueError) -> Int? {
-        precondition(nextSlot == slots.count, "slots are still reserved")
-        slots.removeAll(keepingCapacity: true)
-        nextSlot = 0
-        chainSegments.removeAll()
-        segments.removeAll()
+        beginReservation()
         var capacity = 0
         let limit = min(slotLimit, Self.slotLimit)
         while slots.count < max(1, limit), slots.isEmpty || capacity < byteCount {
@@ -65,6 +61,42 @@ final class GuestBuffers {
             capacity += room
         }
         return slots.isEmpty ? nil : capacity
+    }
+
+    /// Takes up to `recordCount` slots, each for a record of its own: what a record has beyond its slot goes to a piece
+    /// of `overflow` of `overflowByteCount` bytes, which there must be so many of. Returns how many slots there are; nil
+    /// when the guest has posted none.
+    func reserve(
+        recordCount: Int, overflow: UnsafeMutableRawBufferPointer, overflowByteCount: Int
+    ) throws(VirtqueueError) -> Int? {
+        precondition(overflow.count / overflowByteCount >= recordCount, "a record without room for its rest")
+        beginReservation()
+        while slots.count < min(recordCount, Self.slotLimit), var area = overflow.baseAddress {
+            guard let chain = try nextChain(needsPayload: true) else { break }
+            area += slots.count * overflowByteCount
+            guard append(chain) != nil else {
+                queue.ring.rewind(1)
+                break
+            }
+            // Of the segments that `append` may use one is left, if only for the last slot.
+            segments.append(MemorySegment(base: area, count: overflowByteCount))
+        }
+        return slots.isEmpty ? nil : slots.count
+    }
+
+    /// The payload areas of a slot reserved for a record and the piece of overflow behind them, as a range of
+    /// ``segments``.
+    func recordAreas(at slot: Int) -> Range<Int> {
+        let payload = slots[slot].payload
+        return payload.lowerBound..<(payload.upperBound + 1)
+    }
+
+    private func beginReservation() {
+        precondition(nextSlot == slots.count, "slots are still reserved")
+        slots.removeAll(keepingCapacity: true)
+        nextSlot = 0
+        chainSegments.removeAll()
+        segments.removeAll()
     }
 
     /// Payload bytes that fit into the next reserved slot; nil when all are committed.

@@ -31,21 +31,6 @@ final class HostSocket: PollHandler {
         case closed
     }
 
-    /// A record that did not fit into the guest's buffers at once.
-    struct StagedRecord: ~Copyable {
-        let bytes: UnsafeMutableRawBufferPointer
-        var offset = 0
-
-        init(copying source: UnsafeRawBufferPointer) {
-            bytes = .allocate(byteCount: max(1, source.count), alignment: 16)
-            bytes.copyMemory(from: source)
-            byteCount = source.count
-        }
-
-        let byteCount: Int
-        deinit { bytes.deallocate() }
-    }
-
     let descriptor: OwnedFileDescriptor
     let type: SocketType
     let id: ConnectionID
@@ -68,12 +53,17 @@ final class HostSocket: PollHandler {
     @exclusivity(unchecked) var isQueued = false
     /// Bytes that the next read is likely to find; decides how many of the guest's buffers are taken for it.
     @exclusivity(unchecked) var expectedByteCount = 4096
+    /// Records that the next read is likely to find, of one packet each; 1 when they are larger.
+    @exclusivity(unchecked) var expectedRecordCount = 1
     /// Largest record that the socket can carry: its send buffer.
     @exclusivity(unchecked) var maximumRecordByteCount = 0
     /// Bytes of the open record in the backlog that are consumed already.
     @exclusivity(unchecked) var consumedOfOpenRecord = 0
     @exclusivity(unchecked) var backlog = Backlog()
-    @exclusivity(unchecked) var staged: StagedRecord?
+    /// Records that have been read and not sent: they did not fit into the guest's buffers, or the credit.
+    @exclusivity(unchecked) var staged = Backlog()
+    /// Bytes of the first of them that have been sent.
+    @exclusivity(unchecked) var stagedOffset = 0
 
     init(
         _ descriptor: consuming OwnedFileDescriptor, type: SocketType, id: ConnectionID, phase: Phase,
@@ -88,10 +78,13 @@ final class HostSocket: PollHandler {
 
     override func ready(_ events: PollEvents) { host.ready(self, events) }
 
-    /// Bytes of the staged record that have not been sent.
-    var stagedByteCount: Int {
-        guard let offset = staged?.offset, let count = staged?.byteCount else { return 0 }
-        return count - offset
+    /// Bytes that have been read and not sent.
+    var stagedByteCount: Int { staged.byteCount - stagedOffset }
+
+    /// Forgets them.
+    func discardStaged() {
+        staged.removeAll()
+        stagedOffset = 0
     }
 
     /// Events to watch for.

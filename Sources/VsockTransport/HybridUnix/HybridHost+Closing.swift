@@ -86,7 +86,7 @@ extension HybridHost {
     private func stopReading(_ socket: HostSocket) {
         guard !socket.isReadClosed else { return }
         socket.isReadClosed = true
-        socket.staged = nil
+        socket.discardStaged()
         shutdown(socket, .receive)
     }
 
@@ -109,7 +109,7 @@ extension HybridHost {
         // Whoever is in the middle of this socket's data stops there.
         socket.isReadClosed = true
         socket.isWriteClosed = true
-        socket.staged = nil
+        socket.discardStaged()
         socket.backlog.removeAll()
         let slot = Int(socket.id.slot)
         if slot < sockets.count, sockets[slot] === socket { sockets[slot] = nil }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// From host programs to the guest: one recvmsg(2) fills many of the guest's buffers in place.
+// From host programs to the guest: one system call fills many of the guest's buffers in place, recvmsg(2) with the bytes
+// of a stream, recvmmsg(2) with records (+ReadingRecords).
 //
 // Sockets with data take turns. A socket leaves the queue when it has nothing more to read or no credit; it comes
 // back on the next edge of its descriptor, or when the guest returns credit. When the guest has no buffers, the queue
@@ -14,7 +15,7 @@ import VsockWire
 
 extension HybridHost {
     /// What became of a socket's turn.
-    private enum Turn {
+    enum Turn {
         /// Nothing more to do until something happens.
         case idle
         /// There is more.
@@ -59,14 +60,14 @@ extension HybridHost {
         while budget > 0 {
             let before = endpoint.counters.transmittedBytes
             let turn: Turn
-            if socket.staged != nil {
+            if socket.staged.hasRecord {
                 turn = try sendStaged(socket, buffers)
             } else if !socket.isReadable || socket.isReadClosed {
                 return .idle
             } else if socket.type == .stream {
                 turn = try readStream(socket, buffers)
             } else {
-                turn = try readRecord(socket, buffers)
+                turn = try readRecords(socket, buffers)
             }
             guard turn == .more else { return turn }
             // A turn that carried nothing still counts, lest one socket's empty records keep the others waiting.
@@ -113,7 +114,7 @@ extension HybridHost {
     }
 
     /// Sends `byteCount` bytes that lie in the reserved slots, from the first on.
-    private func commit(_ socket: HostSocket, _ buffers: GuestBuffers, byteCount: Int) {
+    func commit(_ socket: HostSocket, _ buffers: GuestBuffers, byteCount: Int) {
         var remaining = byteCount
         while remaining > 0, let capacity = buffers.nextCapacity {
             guard let packet = endpoint.nextPacket(socket.id, offering: remaining, capacity: capacity) else { break }
@@ -123,138 +124,9 @@ extension HybridHost {
         precondition(remaining == 0, "more was read than the credit allows")
     }
 
-    // MARK: Records
-
-    private func readRecord(_ socket: HostSocket, _ buffers: GuestBuffers) throws(VirtqueueError) -> Turn {
-        let sendable = endpoint.sendableByteCount(socket.id)
-        guard sendable > 0 else { return .idle }
-        guard let room = try reserve(buffers, socket, sendable) else { return .starved }
-        // Markers need slots of their own, so such records are staged as a whole.
-        let direct = endpoint.configuration.framing == .standard ? min(room, sendable) : 0
-        buffers.limitSegments(to: direct)
-        hasScratch = true
-        let limit = min(endpoint.maximumRecordByteCount(socket.id), Self.maximumRecordByteCount)
-        if let base = scratch.baseAddress {
-            buffers.appendSegment(MemorySegment(base: base, count: max(0, limit - direct) + 1))
-        }
-        let result = buffers.segments.withVectors {
-            DescriptorIO.receiveMessage(socket.descriptor.rawValue, into: $0, count: $1)
-        }
-        switch result {
-        case .message(let count, let flags) where count > 0:
-            return try sendRecord(socket, buffers, byteCount: count, flags: flags, direct: direct, limit: limit)
-        case .message(_, let flags):
-            buffers.release()
-            return emptyRecordOrEnd(socket, flags)
-        case .wouldBlock:
-            buffers.release()
-            socket.isReadable = false
-            return .idle
-        case .failed(let errno):
-            buffers.release()
-            return readFailed(socket, errno)
-        }
-    }
-
-    private func sendRecord(
-        _ socket: HostSocket, _ buffers: GuestBuffers, byteCount: Int, flags: MessageFlags, direct: Int, limit: Int
-    ) throws(VirtqueueError) -> Turn {
-        guard byteCount <= limit, !flags.contains(.truncated) else {
-            buffers.release()
-            abort(socket, "a record of the host program is larger than the guest's buffer of \(limit) bytes")
-            return .idle
-        }
-        do throws(SocketError) {
-            try endpoint.beginRecord(
-                socket.id, byteCount: byteCount, endOfRecord: flags.contains(.endOfRecord))
-        } catch {
-            buffers.release()
-            abort(socket, "a record cannot be sent: \(error.name)")
-            return .idle
-        }
-        commit(socket, buffers, byteCount: min(byteCount, direct))
-        buffers.release()
-        adapt(socket, read: byteCount, capacity: direct)
-        guard byteCount > direct, let base = scratch.baseAddress else { return .more }
-        let rest = UnsafeRawBufferPointer(start: base, count: byteCount - direct)
-        socket.staged = HostSocket.StagedRecord(copying: rest)
-        return .more
-    }
-
-    /// Sends what is left of a record that has been read.
-    private func sendStaged(_ socket: HostSocket, _ buffers: GuestBuffers) throws(VirtqueueError) -> Turn {
-        while endpoint.isSendingRecord(socket.id), socket.staged != nil {
-            let (bytes, offset, count) = stagedRest(socket)
-            guard try buffers.reserve(byteCount: max(1, count - offset), slotLimit: GuestBuffers.slotLimit) != nil
-            else { return .starved }
-            var sent = offset
-            var isBlocked = false
-            while let capacity = buffers.nextCapacity, endpoint.isSendingRecord(socket.id) {
-                guard let packet = endpoint.nextPacket(socket.id, offering: 0, capacity: capacity) else {
-                    isBlocked = true
-                    break
-                }
-                sent += commit(packet, buffers, from: bytes, offset: sent)
-            }
-            buffers.release()
-            socket.staged?.offset = sent
-            if isBlocked { return .idle }
-        }
-        socket.staged = nil
-        return .more
-    }
-
-    private func stagedRest(_ socket: HostSocket) -> (UnsafeRawBufferPointer, Int, Int) {
-        guard let bytes = socket.staged?.bytes, let offset = socket.staged?.offset,
-            let count = socket.staged?.byteCount
-        else { return (UnsafeRawBufferPointer(start: nil, count: 0), 0, 0) }
-        return (UnsafeRawBufferPointer(bytes), offset, count)
-    }
-
-    private func commit(
-        _ packet: OutgoingPacket, _ buffers: GuestBuffers, from bytes: UnsafeRawBufferPointer, offset: Int
-    ) -> Int {
-        switch packet.payload {
-        case .none:
-            buffers.commit(packet.header)
-            return 0
-        case .application(let count):
-            buffers.commit(
-                packet.header, payload: UnsafeRawBufferPointer(rebasing: bytes[offset..<(offset + count)]))
-            return count
-        case .marker(let marker):
-            withUnsafeTemporaryAllocation(byteCount: SequenceHeader.byteCount, alignment: 8) { area in
-                marker.write(to: area)
-                buffers.commit(packet.header, payload: UnsafeRawBufferPointer(area))
-            }
-            return 0
-        }
-    }
-
-    /// AF_UNIX reports an empty record and the end of file alike. At the end the socket is hung up and holds nothing.
-    private func emptyRecordOrEnd(_ socket: HostSocket, _ flags: MessageFlags) -> Turn {
-        if !socket.sawReadHangUp { _ = isHungUp(socket) }
-        if socket.sawReadHangUp, (try? SocketOptions.unreadByteCount(socket.descriptor.rawValue)) ?? 0 == 0 {
-            hostEnded(socket)
-            return .idle
-        }
-        counters.emptyRecords += 1
-        guard endpoint.configuration.framing == .rfcV5 else {
-            log.debug("an empty record was not sent: the standard framing has none")
-            return .more
-        }
-        do throws(SocketError) {
-            try endpoint.beginRecord(socket.id, byteCount: 0, endOfRecord: flags.contains(.endOfRecord))
-        } catch {
-            return .idle
-        }
-        socket.staged = HostSocket.StagedRecord(copying: UnsafeRawBufferPointer(start: nil, count: 0))
-        return .more
-    }
-
     // MARK: Parts
 
-    private func reserve(
+    func reserve(
         _ buffers: GuestBuffers, _ socket: HostSocket, _ sendable: Int
     ) throws(VirtqueueError) -> Int? {
         try buffers.reserve(
@@ -262,7 +134,7 @@ extension HybridHost {
             slotLimit: endpoint.sendablePacketCount(socket.id))
     }
 
-    private func adapt(_ socket: HostSocket, read count: Int, capacity: Int) {
+    func adapt(_ socket: HostSocket, read count: Int, capacity: Int) {
         if count >= capacity {
             socket.expectedByteCount = min(Self.turnByteCount, max(count, socket.expectedByteCount) * 2)
         } else {
@@ -270,7 +142,7 @@ extension HybridHost {
         }
     }
 
-    private func readFailed(_ socket: HostSocket, _ errno: Errno) -> Turn {
+    func readFailed(_ socket: HostSocket, _ errno: Errno) -> Turn {
         if errno == .connectionReset {
             // The host program has closed with unread data. The error is reported once; what it sent before is
             // still to be read.

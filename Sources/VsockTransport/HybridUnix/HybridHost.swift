@@ -44,8 +44,10 @@ final class HybridHost: DeviceHost {
     @exclusivity(unchecked) var gathering = GatheredPayload()
     /// The connection that it is of. Nil between batches.
     @exclusivity(unchecked) var gatheringSocket: HostSocket?
+    /// Records of one read.
+    @exclusivity(unchecked) var recordBatch = MessageBatch(capacity: recordBatchLimit)
 
-    /// Where the tail of a record goes that is larger than the guest's buffers at hand. Pages that are never used
+    /// Where the tails of records go that are larger than the guest's buffers at hand. Pages that are never used
     /// cost nothing.
     lazy var scratch = UnsafeMutableRawBufferPointer.allocate(
         byteCount: Self.maximumRecordByteCount + 1, alignment: 4096)
