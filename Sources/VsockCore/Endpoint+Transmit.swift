@@ -128,8 +128,12 @@ extension Endpoint {
             return nil
         }
         connections[slot].credit.transmit(fragment.byteCount)
+        let unreadLimit = packetLimit(slot)
         connections[slot].unacknowledged.add(
-            transmittedCount: connections[slot].credit.transmittedCount, limit: packetLimit(slot))
+            transmittedCount: connections[slot].credit.transmittedCount, limit: unreadLimit)
+        // The peer tells by itself when it has read many bytes, not when it has read many packets. Asked half-way, it
+        // answers while the others go. What it had not read by then it is asked for again at the limit.
+        if connections[slot].unacknowledged.count == unreadLimit / 2 { enqueue(slot, .creditRequest) }
         counters.transmittedPackets += 1
         counters.transmittedBytes += fragment.byteCount
         var header = header(slot, fragment.operation, flags: fragment.flags.rawValue)

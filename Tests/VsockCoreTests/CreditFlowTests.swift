@@ -166,6 +166,28 @@ struct PacketLimitTests {
         #expect(again == 409)
     }
 
+    @Test("half-way to the limit the peer is asked; one that reads on and answers never stops the sender")
+    func askedHalfway() throws {
+        var host = Endpoint(.host())
+        var peer = PacketBuilder()
+        let id = try host.acceptConnection(from: peer)
+        var unanswered = 0
+        for index in 1...5000 as ClosedRange<UInt32> {
+            let packet = host.nextPacket(id, offering: 1, capacity: 100)
+            try #require(packet != nil, "packet \(index)")
+            let requests = host.allControlPackets()
+            #expect(requests.allSatisfy { $0.operation == .creditRequest })
+            unanswered += requests.count
+            // The answer is on its way for 200 packets.
+            guard unanswered > 0, index % 200 == 0 else { continue }
+            peer.forwardedCount = index
+            host.receive(peer.packet(.creditUpdate))
+            unanswered = 0
+        }
+        let deadline = host.nextDeadline
+        #expect(deadline == nil)
+    }
+
     @Test("the peer is asked again every 100 ms: it may have read since, and see no reason to say so")
     func probe() throws {
         var host = Endpoint(.host())
