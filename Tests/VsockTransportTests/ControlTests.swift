@@ -136,3 +136,15 @@ struct ControlTests {
         }
     }
 }
+
+@Suite("Control lines")
+struct ControlLineTests {
+    @Test(
+        "a line is one line, whatever a path or a client's words hold", arguments: ["a\nb", "a\r\nb", "\n\n", "\r\n"])
+    func oneLine(text: String) {
+        for line in [ControlLine.vm(cid: 3, isReady: true, path: text), .error(text)] {
+            let bytes = Array(line.text.utf8)
+            #expect(bytes.count { $0 == UInt8(ascii: "\n") } == 1 && bytes.last == UInt8(ascii: "\n"))
+        }
+    }
+}

@@ -54,12 +54,17 @@ public enum ControlLine: Sendable, Equatable {
     public var text: String {
         switch self {
         case .vm(let cid, let isReady, let path):
-            // A line is a line, whatever a path may be.
-            "vm \(cid) \(isReady ? "ready" : "waiting") \(path.replacing("\n", with: "?"))\n"
+            "vm \(cid) \(isReady ? "ready" : "waiting") \(Self.oneLine(path))\n"
         case .socket(let entry): "socket \(entry.controlWords)\n"
-        case .error(let reason): "error \(reason)\n"
+        case .error(let reason): "error \(Self.oneLine(reason))\n"
         case .end: "end\n"
         }
+    }
+
+    /// A line is a line, whatever a path may be, and whatever a client may have asked for. Scalars, because a carriage
+    /// return and a line feed are one `Character`.
+    private static func oneLine(_ text: String) -> String {
+        String(String.UnicodeScalarView(text.unicodeScalars.map { $0 == "\n" ? "?" : $0 }))
     }
 }
 

@@ -143,8 +143,12 @@ final class EventLoop {
         }
     }
 
-    /// Forgets a task that ends.
+    /// Forgets a task that ends: it does not run any more, and the loop keeps it no longer.
     func forget(_ task: LoopTask) {
+        if task.isScheduled {
+            task.isScheduled = false
+            scheduled.removeAll { $0 === task }
+        }
         guard task.timerSlot >= 0 else { return }
         timers.cancel(task.timerSlot)
         timerOwners[task.timerSlot] = nil
