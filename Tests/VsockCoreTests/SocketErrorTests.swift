@@ -18,5 +18,12 @@ struct SocketErrorTests {
     func errno(error: SocketError, errno: Int32, name: String) {
         #expect(error.errno == errno)
         #expect(error.name == name)
+        #expect(SocketError(errno: errno) == error)
+    }
+
+    @Test("keep an errno of the kernel that has no name here")
+    func unnamed() {
+        let error = SocketError(errno: 4095)
+        #expect(error == .system(errno: 4095) && error.errno == 4095 && error.name == "errno 4095")
     }
 }

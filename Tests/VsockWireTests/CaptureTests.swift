@@ -194,4 +194,32 @@ struct CaptureTests {
             _ = packets.map { ($0.header, $0.marker, $0.monitor) }
         }
     }
+
+    @Test("say in words why they cannot be read, with the numbers that are wrong")
+    func errorTexts() {
+        let texts: [(CaptureError, String)] = [
+            (.notCapture, "is no packet capture (pcap)"),
+            (.nextGeneration, "is a capture in pcapng; convert it: editcap -F pcap OLD NEW"),
+            (.version(7), "is a capture in version 7 of pcap; only version 2 is known"),
+            (.linkType(1), "has packets of link type 1, not of vsock (271)"),
+            (.oversized(packet: 3, byteCount: 262_145), "is damaged: packet 3 has 262145 bytes"),
+            (.truncated(wholePackets: 2), "ends in the middle of packet 3"),
+            (.truncatedHeader, "ends in the middle of its header"),
+        ]
+        for (error, text) in texts { #expect(error.description == text) }
+    }
+
+    @Test("a packet of which only the tap's header is known has a line with the operation's name of Linux")
+    func monitorLines() {
+        let operations: [(VsockWire.Operation, String)] = [
+            (.invalid, "UNKNOWN"), (.request, "CONNECT"), (.reset, "DISCONNECT"), (.creditUpdate, "CONTROL"),
+            (.readWrite, "PAYLOAD"),
+        ]
+        for (operation, name) in operations {
+            var header = Self.begin
+            header.operation = operation
+            #expect("\(MonitorHeader(header))" == "3:65536 -> 2:1234 op=\(name) transport=2")
+        }
+        #expect("\(MonitorHeader.Operation(rawValue: 0x1f))" == "0x1f")
+    }
 }
