@@ -7,9 +7,10 @@ SWIFT ?= swift
 SWIFT_BUILD_FLAGS ?=
 BUILD_FLAGS = --explicit-target-dependency-import-check error $(SWIFT_BUILD_FLAGS)
 VSOCK = $(CURDIR)/.build/release/vsock
-FORMATTED = Package.swift Sources Tests Examples
+FORMATTED = Package.swift Sources Tests Examples Fuzzing/Package.swift Fuzzing/Sources
 
-.PHONY: help setup build release demo test kernel-tests bench gates differential docs lint format clean
+.PHONY: help setup build release demo test kernel-tests bench gates differential fuzz sanitize coverage docs lint \
+	format clean
 # Two builds at once would wait for each other.
 .NOTPARALLEL:
 
@@ -20,6 +21,10 @@ help:
 	@echo '              the kernel'\''s own vsock_test between guests, so often in a row, and against vsock test'
 	@echo 'make differential SEED=1 CALLS=100000'
 	@echo '              compare the sockets with those of Linux 6.12, by random calls'
+	@echo 'make fuzz SECONDS=60 TARGET=wire'
+	@echo '              throw inputs at one of the fuzz targets, or at all of them, for so many seconds each'
+	@echo 'make sanitize the tests without guests under AddressSanitizer and ThreadSanitizer'
+	@echo 'make coverage lines of the pure layers that their tests run, against their limit'
 	@echo 'make setup    only install what is missing'
 	@echo 'make build    debug build, tests included'
 	@echo 'make release  release build: .build/release/vsock'
@@ -82,6 +87,18 @@ bench: release
 
 gates: setup release
 	VSOCK_COMMAND=$(VSOCK) Scripts/bench.py gates
+
+# wire, queue, vhost-user, session, hybrid, core, device; all of them unless TARGET names some.
+SECONDS ?= 60
+TARGET ?=
+fuzz: setup
+	Scripts/fuzz.sh $(SECONDS) $(TARGET)
+
+sanitize: setup release
+	VSOCK_COMMAND=$(VSOCK) Scripts/sanitize.sh
+
+coverage: setup
+	Scripts/coverage.sh
 
 lint:
 	$(SWIFT) format lint --strict --parallel --recursive $(FORMATTED)

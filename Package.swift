@@ -115,6 +115,14 @@ let package = Package(
         .testTarget(
             name: "DifferentialTests", dependencies: ["differential", "VsockSystem", "VsockTestSupport"],
             swiftSettings: settings),
+        // Its folder FuzzTargets is that of Fuzzing: what the fuzzers run, and have found, is replayed.
+        .testTarget(
+            name: "FuzzReplayTests",
+            dependencies: [
+                "VsockWire", "VsockCore", "VirtioQueue", "VhostUser", "VsockSystem", "VsockTransport",
+                "VsockTestSupport",
+                .product(name: "Logging", package: "swift-log"),
+            ], swiftSettings: settings),
         .testTarget(name: "LayeringTests", swiftSettings: settings),
         .testTarget(
             name: "VsockCommandTests",

@@ -72,27 +72,31 @@ struct FileTests {
         #expect(try SourceTree.files(below: "Sources", Self.sourceKinds).flatMap(SourceRules.length) == [])
     }
 
-    @Test("every file's name says what it holds", arguments: ["Sources", "Tests"])
+    @Test("every file's name says what it holds", arguments: ["Sources", "Tests", "Fuzzing/Sources"])
     func names(folder: String) throws {
         #expect(try SourceTree.files(below: folder, Self.testKinds).flatMap(SourceRules.name) == [])
     }
 
-    @Test("every file names its licence", arguments: ["Sources", "Tests", "Examples", "Scripts"])
+    @Test("every file names its licence", arguments: ["Sources", "Tests", "Examples", "Scripts", "Fuzzing/Sources"])
     func licence(folder: String) throws {
         #expect(try SourceTree.files(below: folder, Self.testKinds).flatMap(SourceRules.licence) == [])
     }
 
-    @Test("nothing is left for later", arguments: ["Sources", "Tests", "Examples", "Scripts"])
+    @Test("nothing is left for later", arguments: ["Sources", "Tests", "Examples", "Scripts", "Fuzzing/Sources"])
     func markers(folder: String) throws {
         #expect(try SourceTree.files(below: folder, Self.testKinds).flatMap(SourceRules.markers) == [])
     }
 
-    @Test("nothing is left for later in the build", arguments: ["Package.swift", "Makefile", ".ci/run"])
+    @Test(
+        "nothing is left for later in the build",
+        arguments: ["Package.swift", "Fuzzing/Package.swift", "Makefile", ".ci/run"])
     func markersOfBuild(path: String) throws {
         #expect(SourceRules.markers(try SourceTree.file(path)) == [])
     }
 
-    @Test("nothing ends the process on purpose", arguments: ["Sources", "Tests", "Examples"])
+    @Test(
+        "nothing ends the process on purpose",
+        arguments: ["Sources", "Tests", "Examples", "Fuzzing/Sources/FuzzTargets"])
     func traps(folder: String) throws {
         #expect(try SourceTree.files(below: folder, ["swift"]).flatMap(SourceRules.traps) == [])
     }

@@ -184,7 +184,7 @@ extension DescriptorSocket {
     }
 
     /// The host's port in `OK <port>`, with a line feed or, as a record, without; nil for any other answer.
-    private static func acceptedPort(_ answer: [UInt8]) -> UInt32? {
+    static func acceptedPort(_ answer: [UInt8]) -> UInt32? {
         let text = answer.last == UInt8(ascii: "\n") ? answer.dropLast() : answer[...]
         let prefix = Array("OK ".utf8)
         guard text.starts(with: prefix) else { return nil }

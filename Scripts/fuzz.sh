@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Builds the fuzzers with AddressSanitizer and runs them, one after another, for so many seconds each. What they find is
+# kept: an input that breaks a rule in Fuzzing/FailCases, from where `make test` replays it; new inputs that reach more
+# code in .build/fuzz, for the next run.
+#
+#   Scripts/fuzz.sh SECONDS [TARGET...]
+#
+#   FUZZ_CONFIGURATION=debug   slower, and finds more: the optimiser folds comparisons that libFuzzer could learn from
+#   FUZZ_TIMEOUT=10            seconds that one input may take; 1 unless the machine has more to do than that
+set -euo pipefail
+cd "$(dirname "$0")/.."
+readonly all=(wire queue vhost-user session hybrid core device)
+readonly configuration=${FUZZ_CONFIGURATION:-release}
+# With its own backtraces Swift hangs after a crash under AddressSanitizer.
+export SWIFT_BACKTRACE=enable=no
+
+usage() {
+    echo "usage: Scripts/fuzz.sh SECONDS [${all[*]}]" >&2
+    exit 64
+}
+[[ ${1:-} =~ ^[0-9]+$ ]] || usage
+readonly seconds=$1
+shift
+targets=("$@")
+[ $# -gt 0 ] || targets=("${all[@]}")
+
+program() { # vhost-user: FuzzVhostUser
+    local name=Fuzz part
+    for part in ${1//-/ }; do name+=${part^}; done
+    echo "$name"
+}
+
+options=(--package-path Fuzzing -c "$configuration" --sanitize=fuzzer --sanitize=address)
+# Coverage needs the counters that the linker would drop, and the targets reach into the layers.
+[ "$configuration" = debug ] || options+=(--disable-dead-strip -Xswiftc -enable-testing)
+for target in "${targets[@]}"; do
+    [[ " ${all[*]} " = *" $target "* ]] || usage
+    swift build "${options[@]}" --product "$(program "$target")" 2> >(grep -v 'Cannot export local symbol' >&2)
+done
+
+for target in "${targets[@]}"; do
+    fuzzer=Fuzzing/.build/$configuration/$(program "$target")
+    mkdir -p ".build/fuzz/$target" "Fuzzing/FailCases/$target" "Fuzzing/Corpus/$target"
+    log=.build/fuzz/$target.log
+    echo "$target: $seconds s"
+    if ! "$fuzzer" ".build/fuzz/$target" "Fuzzing/Corpus/$target" "Fuzzing/FailCases/$target" \
+        -artifact_prefix="Fuzzing/FailCases/$target/" -max_total_time="$seconds" -max_len=1024 \
+        -timeout="${FUZZ_TIMEOUT:-1}" -rss_limit_mb=2048 -print_final_stats=1 >"$log" 2>&1; then
+        grep -vE '^#[0-9]' "$log" | tail -n 60 >&2
+        input=$(sed -n 's/.*Test unit written to //p' "$log" | tail -n 1)
+        echo "$target: found something; again with" >&2
+        echo "    SWIFT_BACKTRACE=enable=no $fuzzer ${input:-Fuzzing/FailCases/$target/*}" >&2
+        exit 1
+    fi
+    sed -n 's/^stat::\(number_of_executed_units\|slowest_unit_time_sec\): */    \1 /p' "$log"
+done

@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The fuzzers' targets without a fuzzer: the corpus and what was once found, from Fuzzing, and some inputs of random
+// bytes. `make fuzz` looks for more.
+
+import Foundation
+import Testing
+import VsockTestSupport
+
+@Suite("Fuzz targets")
+struct FuzzReplayTests {
+    private static let folder = URL(filePath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+        .deletingLastPathComponent().appending(path: "Fuzzing")
+
+    /// The inputs of a target in one of the folders of Fuzzing; none if there is no such folder.
+    private static func files(_ folder: String, _ target: FuzzTarget) -> [URL] {
+        let path = Self.folder.appending(path: "\(folder)/\(target.rawValue)").path()
+        let names = (try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []
+        return names.sorted().map { URL(filePath: path).appending(path: $0) }
+    }
+
+    private static func run(_ target: FuzzTarget, _ bytes: [UInt8], _ name: String) {
+        do {
+            try bytes.withUnsafeBytes { try target.run($0) }
+        } catch {
+            Issue.record("\(name): \(error)")
+        }
+    }
+
+    @Test("hold for every input that is kept", arguments: FuzzTarget.allCases)
+    func kept(target: FuzzTarget) throws {
+        let corpus = Self.files("Corpus", target)
+        #expect(!corpus.isEmpty, "Fuzzing/Corpus/\(target.rawValue) is empty")
+        for file in corpus + Self.files("FailCases", target) {
+            Self.run(target, Array(try Data(contentsOf: file)), file.lastPathComponent)
+        }
+    }
+
+    @Test("hold for random bytes", arguments: FuzzTarget.allCases)
+    func random(target: FuzzTarget) {
+        for seed in 0..<200 as Range<UInt64> {
+            var random = PRNG(seed: seed)
+            Self.run(target, random.bytes(random.below(600)), "seed \(seed)")
+        }
+    }
+}
