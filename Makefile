@@ -9,8 +9,8 @@ BUILD_FLAGS = --explicit-target-dependency-import-check error $(SWIFT_BUILD_FLAG
 VSOCK = $(CURDIR)/.build/release/vsock
 FORMATTED = Package.swift Sources Tests Examples Fuzzing/Package.swift Fuzzing/Sources
 
-.PHONY: help setup build release demo test kernel-tests bench gates differential fuzz sanitize coverage docs lint \
-	format clean
+.PHONY: help setup build release demo test kernel-tests recovery bench gates differential fuzz sanitize coverage \
+	docs lint format clean
 # Two builds at once would wait for each other.
 .NOTPARALLEL:
 
@@ -25,6 +25,8 @@ help:
 	@echo '              throw inputs at one of the fuzz targets, or at all of them, for so many seconds each'
 	@echo 'make sanitize the tests without guests under AddressSanitizer and ThreadSanitizer'
 	@echo 'make coverage lines of the pure layers that their tests run, against their limit'
+	@echo 'make recovery KILLS=100'
+	@echo '              kill a device in the middle of traffic, and start it again'
 	@echo 'make setup    only install what is missing'
 	@echo 'make build    debug build, tests included'
 	@echo 'make release  release build: .build/release/vsock'
@@ -80,6 +82,11 @@ SEED ?= 1
 CALLS ?= 100000
 differential: setup release
 	$(CURDIR)/.build/release/differential --seed $(SEED) --calls $(CALLS)
+
+# Says how long it took at most until the device could be used again.
+KILLS ?= 100
+recovery: release
+	VSOCK_COMMAND=$(VSOCK) VSOCK_KILLS=$(KILLS) $(SWIFT) test $(BUILD_FLAGS) --filter '^VsockCommandTests\.RecoveryTests'
 
 # Some minutes; `make bench BENCH='--quick'`, `make bench BENCH='--only streams'`.
 bench: release

@@ -55,6 +55,12 @@ public struct BackendRequest: Equatable, Sendable {
         /// Write to the configuration space; the range lies inside of it. Fields that the driver may not write are to
         /// be refused unless `isMigration`.
         case setConfiguration(offset: Int, bytes: [UInt8], isMigration: Bool)
+        /// Make memory for the record of what is in flight, zeroed, and complete with `.inflight` or `.failure`; of the
+        /// area only the counts have a meaning, and they are not checked.
+        case getInflight(InflightArea)
+        /// Record what is in flight in this memory, mapped from the one descriptor. What is recorded there already is
+        /// in flight: a back-end before this one has taken it. The counts are checked, the place is not.
+        case setInflight(InflightArea)
         /// The virtio device status. Zero is a reset, as `resetDevice`.
         case setStatus(UInt8)
         /// Reset the device: rings stop and are disabled, features are forgotten; memory, protocol features and
@@ -73,12 +79,12 @@ public struct BackendRequest: Equatable, Sendable {
     public var claimedDescriptorCount: Int {
         switch action {
         case .setMemoryTable(let regions): regions.count
-        case .addMemoryRegion, .setLogBase, .setLogDescriptor, .setBackendChannel: 1
+        case .addMemoryRegion, .setLogBase, .setLogDescriptor, .setBackendChannel, .setInflight: 1
         case .setKick(_, let hasDescriptor), .setCall(_, let hasDescriptor), .setError(_, let hasDescriptor):
             hasDescriptor ? 1 : 0
         case .none, .setFeatures, .setProtocolFeatures, .setOwner, .resetOwner, .removeMemoryRegion, .setQueueSize,
             .setQueueAddresses, .setQueueBase, .getQueueBase, .setQueueEnabled, .kick, .getConfiguration,
-            .setConfiguration, .setStatus, .resetDevice:
+            .setConfiguration, .getInflight, .setStatus, .resetDevice:
             0
         }
     }
@@ -92,4 +98,6 @@ public enum BackendResult: Equatable, Sendable {
     case failure
     /// The ring is stopped, and this is the next index of the available ring.
     case queueBase(UInt16)
+    /// The memory was made; its descriptor is sent with the reply.
+    case inflight(InflightArea)
 }

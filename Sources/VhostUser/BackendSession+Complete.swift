@@ -46,7 +46,7 @@ extension BackendSession {
             if value == 0 { reset() }
             status = value
         case .resetDevice: reset()
-        case .none, .getConfiguration, .setLogBase, .setLogDescriptor: break
+        case .none, .getConfiguration, .setLogBase, .setLogDescriptor, .getInflight, .setInflight: break
         case .setQueueSize, .setQueueAddresses, .setQueueBase, .getQueueBase, .setKick, .setCall, .setError,
             .setQueueEnabled, .kick:
             applyToQueue(action, result)
@@ -108,10 +108,26 @@ extension BackendSession {
             payload.appendLittleEndian(UInt32(queue))
             payload.appendLittleEndian(UInt32(queues[queue].base))
             return OutgoingMessage(request: code, isReply: true, payload: payload)
+        case .getInflight: return inflightReply(result)
         case .getConfiguration(let offset, let byteCount, let flags):
             return configurationReply(ConfigurationAccess(offset: offset, byteCount: byteCount, flags: flags))
         default: return nil
         }
+    }
+
+    /// An area of no bytes, without a descriptor, is how a back-end says that it has none.
+    private func inflightReply(_ result: BackendResult) -> OutgoingMessage {
+        var payload: [UInt8] = []
+        var descriptorCount = 0
+        if case .inflight(let area) = result {
+            area.emit(to: &payload)
+            descriptorCount = 1
+        } else {
+            InflightArea(queueCount: 0, queueSize: 0).emit(to: &payload)
+        }
+        return OutgoingMessage(
+            request: FrontendMessageType.getInflightDescriptor.rawValue, isReply: true, payload: payload,
+            descriptorCount: descriptorCount)
     }
 
     /// Always as long as what was asked for: QEMU checks the size, Cloud Hypervisor ends on an error. Only a range that

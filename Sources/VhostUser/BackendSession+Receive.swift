@@ -62,10 +62,12 @@ extension BackendSession {
             let value: UInt64 = payload.littleEndian(at: 0)
             guard let status = UInt8(exactly: value) else { throw .invalidValue(request: type, value: value) }
             return .setStatus(status)
+        case .getInflightDescriptor: return .getInflight(InflightArea(parsing: payload))
+        case .setInflightDescriptor: return .setInflight(try inflightArea(type, payload))
         case .resetDevice: return .resetDevice
         case .sendRARP, .setNetworkMTU, .iotlbMessage, .setVringEndian, .createCryptoSession, .closeCryptoSession,
-            .postcopyAdvise, .postcopyListen, .postcopyEnd, .getInflightDescriptor, .setInflightDescriptor,
-            .setGPUSocket, .getSharedObject, .setDeviceStateDescriptor, .checkDeviceState, .getSharedMemoryConfig:
+            .postcopyAdvise, .postcopyListen, .postcopyEnd, .setGPUSocket, .getSharedObject, .setDeviceStateDescriptor,
+            .checkDeviceState, .getSharedMemoryConfig:
             throw .unsupportedRequest(type)
         }
     }
@@ -99,6 +101,17 @@ extension BackendSession {
             throw .inbandNotificationsIncomplete
         }
         return accepted
+    }
+
+    private func inflightArea(_ type: FrontendMessageType, _ payload: RawSpan) throws(VhostUserError) -> InflightArea {
+        let area = InflightArea(parsing: payload)
+        guard (1...configuration.queueCount).contains(area.queueCount) else {
+            throw .invalidValue(request: type, value: UInt64(area.queueCount))
+        }
+        guard (1...configuration.maxQueueSize).contains(area.queueSize) else {
+            throw .invalidQueueSize(UInt32(area.queueSize), limit: configuration.maxQueueSize)
+        }
+        return area
     }
 
     private func configurationWrite(_ payload: RawSpan) throws(VhostUserError) -> BackendRequest.Action {

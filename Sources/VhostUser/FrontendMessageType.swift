@@ -108,6 +108,7 @@ extension FrontendMessageType {
         case .addMemoryRegion, .removeMemoryRegion: 8 + MemoryRegion.encodedByteCount
         case .getConfig, .setConfig: ConfigurationAccess.headerByteCount
         case .setLogBase: LogArea.encodedByteCount
+        case .getInflightDescriptor, .setInflightDescriptor: InflightArea.minimumByteCount
         default: 0
         }
     }
@@ -119,6 +120,7 @@ extension FrontendMessageType {
         case .setLogBase, .setLogDescriptor: .logSharedMemory
         case .setBackendRequestDescriptor: .backendRequests
         case .getConfig, .setConfig: .config
+        case .getInflightDescriptor, .setInflightDescriptor: .inflightSharedMemory
         case .resetDevice: .resetDevice
         case .vringKick: .inbandNotifications
         case .getMaxMemorySlots, .addMemoryRegion, .removeMemoryRegion: .configureMemorySlots

@@ -51,6 +51,10 @@ public enum FrontendRequest: Equatable, Sendable {
     case getConfiguration(offset: Int, byteCount: Int)
     /// Writes to the configuration space.
     case setConfiguration(offset: Int, bytes: [UInt8], isMigration: Bool)
+    /// Asks for memory in which the back-end can record what is in flight; of the area only the counts have a meaning.
+    case getInflight(InflightArea)
+    /// Gives the back-end that memory; its file.
+    case setInflight(InflightArea)
     /// The virtio device status.
     case getStatus
     /// Passes the virtio device status on; zero resets.
@@ -86,6 +90,8 @@ extension FrontendRequest {
         case .setBackendChannel: .setBackendRequestDescriptor
         case .getConfiguration: .getConfig
         case .setConfiguration: .setConfig
+        case .getInflight: .getInflightDescriptor
+        case .setInflight: .setInflightDescriptor
         case .getStatus: .getStatus
         case .setStatus: .setStatus
         case .resetDevice: .resetDevice
@@ -96,7 +102,7 @@ extension FrontendRequest {
     public var descriptorCount: Int {
         switch self {
         case .setMemoryTable(let regions): regions.count
-        case .addMemoryRegion, .setBackendChannel: 1
+        case .addMemoryRegion, .setBackendChannel, .setInflight: 1
         case .setKick(_, let hasDescriptor), .setCall(_, let hasDescriptor), .setError(_, let hasDescriptor):
             hasDescriptor ? 1 : 0
         default: 0
@@ -126,6 +132,7 @@ extension FrontendRequest {
         case .addMemoryRegion(let region), .removeMemoryRegion(let region):
             bytes.appendLittleEndian(UInt64(0))
             region.emit(to: &bytes)
+        case .getInflight(let area), .setInflight(let area): area.emit(to: &bytes)
         case .setQueueSize(let queue, let size): bytes.appendVringState(queue, UInt32(size))
         case .setQueueBase(let queue, let base): bytes.appendVringState(queue, UInt32(base))
         case .setQueueEnabled(let queue, let isEnabled): bytes.appendVringState(queue, isEnabled ? 1 : 0)

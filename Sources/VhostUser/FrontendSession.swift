@@ -18,6 +18,8 @@ public enum FrontendReply: Equatable, Sendable {
     case queueBase(queue: Int, UInt16)
     /// The configuration space, as much of it as was asked for.
     case configuration([UInt8])
+    /// Memory for the record of what is in flight; nil when the back-end has none. Its descriptor came along.
+    case inflight(InflightArea?)
     /// The virtio device status.
     case status(UInt8)
     /// The request was carried out.
@@ -36,6 +38,9 @@ public struct FrontendSession: Sendable {
     public private(set) var protocolFeatures: ProtocolFeatures = []
     /// Queues that the back-end has; nil until it has answered.
     public private(set) var queueCount: UInt64?
+
+    /// Memory that the back-end gave for the record of what is in flight.
+    public private(set) var inflight: InflightArea?
 
     private var pending: FrontendRequest?
 
@@ -61,7 +66,7 @@ public struct FrontendSession: Sendable {
     /// Takes the reply that is awaited.
     ///
     /// - Throws: `.requestFailed` if the back-end could not do it; anything else means that it does not speak the
-    ///   protocol. No reply carries descriptors.
+    ///   protocol. Only a reply with memory for what is in flight carries a descriptor.
     public mutating func receive(
         _ header: MessageHeader, payload: RawSpan, descriptorCount: Int
     ) throws(VhostUserError) -> FrontendReply {
@@ -69,6 +74,10 @@ public struct FrontendSession: Sendable {
         guard header.isReply else { throw .wrongDirection(request: header.request) }
         guard let request = pending, request.type.rawValue == header.request else {
             throw .unexpectedReply(expected: pending?.type.rawValue, actual: header.request)
+        }
+        if case .getInflight = request {
+            pending = nil
+            return try inflightReply(payload, descriptorCount)
         }
         guard descriptorCount == 0 else {
             throw .wrongDescriptorCount(request: header.request, expected: 0, actual: descriptorCount)
@@ -113,6 +122,22 @@ public struct FrontendSession: Sendable {
             guard value == 0 else { throw .requestFailed(request.type, code: value) }
             return .acknowledged
         }
+    }
+
+    private mutating func inflightReply(
+        _ payload: RawSpan, _ descriptorCount: Int
+    ) throws(VhostUserError) -> FrontendReply {
+        let code = FrontendMessageType.getInflightDescriptor.rawValue
+        guard payload.byteCount >= InflightArea.minimumByteCount else {
+            throw .shortPayload(request: code, needed: InflightArea.minimumByteCount, actual: payload.byteCount)
+        }
+        let area = InflightArea(parsing: payload)
+        let expected = area.byteCount == 0 ? 0 : 1
+        guard descriptorCount == expected else {
+            throw .wrongDescriptorCount(request: code, expected: expected, actual: descriptorCount)
+        }
+        inflight = area.byteCount == 0 ? nil : area
+        return .inflight(inflight)
     }
 
     private func queueBase(_ payload: RawSpan, _ queue: Int) throws(VhostUserError) -> FrontendReply {

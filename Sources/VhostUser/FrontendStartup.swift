@@ -34,21 +34,25 @@ public struct FrontendStartup: Sendable {
     public var memory: [MemoryRegion]
     /// The rings, by queue index.
     public var queues: [Queue]
+    /// The record of what is in flight that an earlier back-end has left. Without one, and with `.inflightSharedMemory`
+    /// accepted, the script asks for a new one and hands that back.
+    public var inflight: InflightArea?
 
-    private enum Stage { case identity, protocolOffer, protocolChoice, device, done }
+    private enum Stage { case identity, protocolOffer, protocolChoice, device, queues, done }
     private var stage = Stage.identity
     private var requests: ArraySlice<FrontendRequest> = []
 
     /// A script for a new connection.
     public init(
         features: UInt64, protocolFeatures: ProtocolFeatures, configurationByteCount: Int, memory: [MemoryRegion],
-        queues: [Queue]
+        queues: [Queue], inflight: InflightArea? = nil
     ) {
         self.features = features
         self.protocolFeatures = protocolFeatures
         self.configurationByteCount = configurationByteCount
         self.memory = memory
         self.queues = queues
+        self.inflight = inflight
     }
 
     /// The next request, or nil when the device is up.
@@ -72,6 +76,9 @@ public struct FrontendStartup: Sendable {
                     throw .tooFewQueues(needed: queues.count, offered: Int(clamping: offered))
                 }
                 requests = deviceRequests(session)[...]
+                stage = .queues
+            case .queues:
+                requests = queueRequests(session)[...]
                 stage = .done
             case .done: return nil
             }
@@ -99,6 +106,19 @@ public struct FrontendStartup: Sendable {
         var requests: [FrontendRequest] = [
             .setFeatures(wanted & (session.offeredFeatures ?? 0)), .setMemoryTable(memory),
         ]
+        if session.protocolFeatures.contains(.inflightSharedMemory), inflight == nil,
+            let size = queues.map(\.size).max()
+        {
+            requests.append(.getInflight(InflightArea(queueCount: queues.count, queueSize: size)))
+        }
+        return requests
+    }
+
+    private func queueRequests(_ session: FrontendSession) -> [FrontendRequest] {
+        var requests: [FrontendRequest] = []
+        if session.protocolFeatures.contains(.inflightSharedMemory), let area = inflight ?? session.inflight {
+            requests.append(.setInflight(area))
+        }
         for (index, queue) in queues.enumerated() {
             requests += [
                 .setQueueSize(queue: index, size: queue.size),

@@ -12,6 +12,7 @@ extension DeviceQueue {
         // A driver that offers the same chain twice can make us return more chains than there are slots. Slots are
         // masked, so it only overwrites entries that it would have read.
         used.setElement(id: UInt32(head), byteCount: writtenByteCount, at: nextUsed)
+        inflight?.addToBatch(head)
         nextUsed &+= 1
     }
 
@@ -19,6 +20,7 @@ extension DeviceQueue {
     public mutating func publishUsed() {
         guard nextUsed != publishedUsed else { return }
         used.releaseIndex(nextUsed)
+        inflight?.endBatch(count: nextUsed &- publishedUsed, usedIndex: nextUsed)
         suppression.add(nextUsed &- publishedUsed)
         publishedUsed = nextUsed
     }

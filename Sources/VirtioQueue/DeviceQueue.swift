@@ -22,6 +22,15 @@ public struct DeviceQueue: ~Copyable, @unchecked Sendable {
     let used: UsedRing
     let features: VirtqueueFeatures
     let owner: (any AnyObject & Sendable)?
+    let inflight: InflightRegion?
+    /// The heads that a device before this one had taken and not returned: they are taken again first, at the positions
+    /// from `resubmissionStart` on.
+    private var resubmission: [UInt16] = []
+    private var resubmissionStart: UInt16 = 0
+    /// Counts the chains taken; one that is put back is not counted until it is taken again.
+    private var inflightCounter: UInt64 = 0
+    /// Whether a device before this one has left its record of what was in flight.
+    public private(set) var continuesRecord = false
     var nextAvailable: UInt16
     var knownAvailable: UInt16
     var nextUsed: UInt16
@@ -40,11 +49,16 @@ public struct DeviceQueue: ~Copyable, @unchecked Sendable {
     ///   - owner: keeps the memory that `layout` points at mapped while the queue lives, usually the `GuestMemory`.
     ///   - startIndex: position of the first chain to take (vhost-user SET_VRING_BASE). The used ring is continued
     ///     where its index says.
+    ///   - inflight: where chains that are taken and not returned are recorded; `owner` keeps it mapped, too.
+    ///   - resubmits: whether the chains that are recorded there are taken again, before all others. If a device has
+    ///     left a record it decides where the queue stands, and not `startIndex`.
     public init(
         layout: VirtqueueLayout,
         features: VirtqueueFeatures,
         owner: (any AnyObject & Sendable)?,
-        startIndex: UInt16 = 0
+        startIndex: UInt16 = 0,
+        inflight: InflightRegion? = nil,
+        resubmits: Bool = false
     ) {
         self.descriptorTable = layout.descriptorTable
         self.available = AvailableRing(base: layout.availableRing, mask: layout.size - 1)
@@ -56,6 +70,43 @@ public struct DeviceQueue: ~Copyable, @unchecked Sendable {
         self.knownAvailable = startIndex
         self.nextUsed = used.acquireIndex()
         self.publishedUsed = nextUsed
+        let canRecord = Int(layout.size) <= inflight?.queueSize ?? 0
+        self.inflight = canRecord ? inflight : nil
+        resume(resubmits: resubmits)
+    }
+
+    private mutating func resume(resubmits: Bool) {
+        guard let inflight else { return }
+        guard resubmits, let heads = inflight.recover(usedIndex: nextUsed) else {
+            inflight.clear(usedIndex: nextUsed)
+            return
+        }
+        continuesRecord = true
+        resubmission = heads
+        resubmissionStart = nextUsed
+        nextAvailable = nextUsed
+        knownAvailable = nextUsed
+    }
+
+    /// The head at a position: that of the available ring, but for what is taken again.
+    @inline(__always)
+    private mutating func head(at position: UInt16) -> UInt16 {
+        resubmission.isEmpty ? available.head(at: position) : resubmittedHead(at: position)
+    }
+
+    @inline(never)
+    private mutating func resubmittedHead(at position: UInt16) -> UInt16 {
+        let offset = Int(position &- resubmissionStart)
+        if offset < resubmission.count { return resubmission[offset] }
+        // All are taken; when all are returned, too, none of them can be put back any more.
+        if Int(nextUsed &- resubmissionStart) >= resubmission.count { resubmission = [] }
+        return available.head(at: position)
+    }
+
+    @inline(__always)
+    private mutating func recordTaken(_ head: UInt16) {
+        inflight?.take(head, counter: inflightCounter)
+        inflightCounter &+= 1
     }
 
     /// Takes the next chain and appends its memory to `segments`.
@@ -74,7 +125,7 @@ public struct DeviceQueue: ~Copyable, @unchecked Sendable {
             }
             knownAvailable = index
         }
-        let head = available.head(at: nextAvailable)
+        let head = head(at: nextAvailable)
         guard head < size else { throw .headOutOfRange(head) }
 
         let start = segments.count
@@ -84,6 +135,7 @@ public struct DeviceQueue: ~Copyable, @unchecked Sendable {
             memory: memory, into: &segments)
         switch outcome {
         case .complete:
+            recordTaken(head)
             nextAvailable &+= 1
             let middle = walk.writableStart ?? segments.count
             return .chain(
@@ -99,15 +151,18 @@ public struct DeviceQueue: ~Copyable, @unchecked Sendable {
             lastDefect = defect
         }
         segments.truncate(to: start)
+        recordTaken(head)
         nextAvailable &+= 1
         return .malformed(head: head)
     }
 
     /// Puts back the last `count` chains that `next` took: they will be taken again, in the same order. They must not
-    /// have been returned, and the segments that they had in a list must no longer be used.
+    /// have been returned, and the segments that they had in a list must no longer be used. They stay recorded as in
+    /// flight: a device that came after a kill would take them again just the same.
     public mutating func rewind(_ count: Int) {
         precondition(count >= 0 && count <= Int(size), "more chains put back than the queue has")
         nextAvailable &-= UInt16(count)
+        inflightCounter &-= UInt64(count)
     }
 
     /// Tells the driver that kicks are not needed for now: the device is at work and will look at the ring by itself.

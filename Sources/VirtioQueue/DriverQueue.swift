@@ -184,6 +184,9 @@ public struct DriverQueue: ~Copyable, @unchecked Sendable {
         return suppression.decide(suppressed: used.flags & UsedRing.noNotifyFlag != 0)
     }
 
+    /// The device's index of the used ring: where a device that returns chains in order goes on after a break.
+    public var usedIndex: UInt16 { used.acquireIndex() }
+
     /// Number of free descriptors.
     public var freeDescriptorCount: Int { Int(freeCount) }
 

@@ -22,6 +22,12 @@ extension UnsafeMutableRawPointer {
         sharedUInt16(at: offset).pointee.store(value.littleEndian, ordering: .relaxed)
     }
 
+    /// As `storeShared16`, after everything stored before.
+    @inline(__always)
+    func releaseShared16(_ value: UInt16, at offset: Int) {
+        sharedUInt16(at: offset).pointee.store(value.littleEndian, ordering: .releasing)
+    }
+
     @inline(__always)
     func loadShared32(at offset: Int) -> UInt32 {
         let field = (self + offset).assumingMemoryBound(to: Atomic<UInt32>.self)

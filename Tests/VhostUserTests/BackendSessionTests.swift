@@ -71,7 +71,7 @@ struct BackendSessionTests {
     @Test("requests that a socket device does not serve are refused by name")
     func unsupported() {
         let session = BackendSession.socketDevice(ProtocolFeatures(rawValue: .max))
-        let served: Set<UInt32> = Set(1...18).union([21, 24, 25]).union(34...40)
+        let served: Set<UInt32> = Set(1...18).union([21, 24, 25, 31, 32]).union(34...40)
         for type in FrontendMessageType.allCases where !served.contains(type.rawValue) {
             #expect(throws: VhostUserError.unsupportedRequest(type)) {
                 try session.receive(rawMessage(type.rawValue, payload: [UInt8](repeating: 0, count: 64)))
@@ -86,6 +86,8 @@ struct BackendSessionTests {
             .setBackendChannel, .getConfiguration(offset: 0, byteCount: 8), .resetDevice, .getMaxMemorySlots,
             .addMemoryRegion(.low), .removeMemoryRegion(.low), .getStatus, .setStatus(1), .kick(queue: 0),
             .setConfiguration(offset: 0, bytes: [], isMigration: false),
+            .getInflight(InflightArea(queueCount: 3, queueSize: 8)),
+            .setInflight(InflightArea(byteCount: 576, queueCount: 3, queueSize: 8)),
         ]
         for request in requests {
             #expect(throws: VhostUserError.unsupportedRequest(request.type)) { try session.receive(request) }

@@ -19,9 +19,6 @@ final class VhostUserSession: PollHandler, QueueNotifier {
     private final class Queue {
         var kick: OwnedFileDescriptor?
         var kickWatch: Watch?
-        /// That of the event queue is kept, too, although no events are sent: User Mode Linux reads the call
-        /// descriptors of all queues at every interrupt and warns about one at its end; a warning that hits an idle
-        /// kernel worker ends the guest.
         var call: OwnedFileDescriptor?
         var error: OwnedFileDescriptor?
         var isRunning = false
@@ -30,6 +27,8 @@ final class VhostUserSession: PollHandler, QueueNotifier {
         var pausedBase: UInt16?
         /// It broke the rules, and has not been set up anew.
         var isBroken = false
+        /// Whether the record of what is in flight is that of a device before this one.
+        var resubmitsInflight = false
     }
 
     private let descriptor: OwnedFileDescriptor
@@ -43,6 +42,10 @@ final class VhostUserSession: PollHandler, QueueNotifier {
     private var received = DescriptorList()
     private var mappings: [(region: MemoryRegion, mapping: MemoryMapping)] = []
     private let queues = (0..<VsockDevice.QueueIndex.count).map { _ in Queue() }
+    /// Where what is in flight is recorded, if the monitor wants that.
+    private var inflight: InflightMemory?
+    /// Memory for that record, to be sent with the reply at hand.
+    private var createdInflight: SharedMemory?
     /// User Mode Linux takes its device away when this is closed.
     private var backendChannel: OwnedFileDescriptor?
 
@@ -61,7 +64,7 @@ final class VhostUserSession: PollHandler, QueueNotifier {
                 features: Self.features(device.configuration),
                 protocolFeatures: [
                     .multipleQueues, .config, .replyAck, .backendRequests, .configureMemorySlots,
-                    .resetDevice, .status,
+                    .resetDevice, .status, .inflightSharedMemory,
                 ],
                 queueCount: VsockDevice.QueueIndex.count, maxQueueSize: device.configuration.queueSize),
             deviceConfiguration: DeviceConfiguration(
@@ -184,7 +187,11 @@ final class VhostUserSession: PollHandler, QueueNotifier {
             reply = refusal
         }
         guard let reply else { return }
-        let sent = reply.bytes.withUnsafeBytes { DescriptorIO.send(descriptor.rawValue, from: $0) }
+        let descriptors = reply.descriptorCount > 0 ? createdInflight.map { [$0.rawDescriptor] } ?? [] : []
+        defer { createdInflight = nil }
+        let sent = reply.bytes.withUnsafeBytes {
+            DescriptorIO.sendMessage(descriptor.rawValue, from: $0, descriptors: descriptors)
+        }
         guard case .count(reply.bytes.count) = sent else {
             throw SessionEnd(reason: "the monitor does not read its replies")
         }
@@ -215,6 +222,10 @@ final class VhostUserSession: PollHandler, QueueNotifier {
             queues[queue].error = takeNotifier()
         case .setBackendChannel:
             backendChannel = received.take(at: 0)
+        case .getInflight(let area):
+            return makeInflight(area)
+        case .setInflight(let area):
+            return setInflight(area, received.take(at: 0))
         case .setStatus(0), .resetDevice, .resetOwner:
             for index in queues.indices { queues[index].pausedBase = stopQueue(index) }
             device.driverLeft()
@@ -250,6 +261,37 @@ final class VhostUserSession: PollHandler, QueueNotifier {
         } catch {
             log.error("guest memory cannot be mapped", metadata: ["error": "\(error)"])
             return nil
+        }
+    }
+
+    private func makeInflight(_ area: InflightArea) -> BackendResult {
+        let configuration = session.configuration
+        guard (1...configuration.queueCount).contains(area.queueCount),
+            (1...configuration.maxQueueSize).contains(area.queueSize)
+        else { return .failure }
+        do throws(SystemCallError) {
+            let byteCount = InflightMemory.byteCount(area)
+            createdInflight = try SharedMemory(name: "vsock-inflight", byteCount: byteCount)
+            return .inflight(
+                InflightArea(
+                    byteCount: UInt64(byteCount), queueCount: area.queueCount, queueSize: area.queueSize))
+        } catch {
+            log.error("no memory for what is in flight", metadata: ["error": "\(error)"])
+            return .failure
+        }
+    }
+
+    private func setInflight(
+        _ area: InflightArea, _ descriptor: consuming OwnedFileDescriptor?
+    ) -> BackendResult {
+        guard let descriptor = descriptor else { return .failure }
+        do throws(SystemCallError) {
+            inflight = try InflightMemory(area, descriptor: descriptor.rawValue)
+            for queue in queues { queue.resubmitsInflight = !queue.isRunning }
+            return .success
+        } catch {
+            log.error("the record of what is in flight is refused", metadata: ["error": "\(error)"])
+            return .failure
         }
     }
 
@@ -305,14 +347,17 @@ final class VhostUserSession: PollHandler, QueueNotifier {
                 size: state.size, descriptorTable: addresses.descriptorTable, availableRing: addresses.availableRing,
                 usedRing: addresses.usedRing, space: .user, memory: memory)
             let ring = DeviceQueue(
-                layout: layout, features: VirtqueueFeatures(negotiated: session.features), owner: memory,
-                startIndex: base)
+                layout: layout, features: VirtqueueFeatures(negotiated: session.features),
+                owner: QueueMemory(memory, inflight), startIndex: base, inflight: inflight?.region(index),
+                resubmits: queues[index].resubmitsInflight)
             queues[index].isRunning = true
+            queues[index].resubmitsInflight = false
             queues[index].pausedBase = nil
             let features = VsockFeatures(rawValue: session.features)
             device.startQueue(
                 index, ring: ring, base: base, isSeqpacketNegotiated: features.contains(.seqpacket),
-                isContinued: isContinued)
+                isContinued: isContinued,
+                awaitsEventQueue: session.queues[VsockDevice.QueueIndex.event].isConfigured)
             log.debug("queue started", metadata: ["queue": "\(index)", "size": "\(state.size)", "base": "\(base)"])
         } catch {
             log.error("queue cannot be used", metadata: ["queue": "\(index)", "error": "\(error)"])
@@ -329,7 +374,7 @@ final class VhostUserSession: PollHandler, QueueNotifier {
 
     private func setKick(_ queue: Int, _ descriptor: consuming OwnedFileDescriptor?) {
         queues[queue].kick = descriptor
-        guard let kick = queues[queue].kick?.rawValue, queue != VsockDevice.QueueIndex.event else { return }
+        guard let kick = queues[queue].kick?.rawValue else { return }
         do throws(SystemCallError) {
             // Each write to an eventfd is an edge, so that its count need not be read; a pipe would fill up.
             let drains = EventNotifier.needsDraining(kick)

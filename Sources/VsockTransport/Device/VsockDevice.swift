@@ -5,7 +5,7 @@
 //
 //      guest's transmit queue (1) --> endpoint --> host sockets        VsockDevice+Transmit
 //      guest's receive queue  (0) <-- endpoint <-- host sockets        VsockDevice+Receive
-//      event queue            (2)     the guest's buffers are kept, nothing is sent yet
+//      event queue            (2) <-- what a device before this one has left  VsockDevice+Events
 //
 // Where the VM has siblings, RoutingHost splits both ways between the host sockets and SiblingHost.
 //
@@ -49,6 +49,11 @@ final class VsockDevice: LoopTask {
     @exclusivity(unchecked) var memory: GuestMemory?
     @exclusivity(unchecked) var receiveQueue: RunningQueue?
     @exclusivity(unchecked) var transmitQueue: RunningQueue?
+    var eventQueue: RunningQueue?
+    /// Whether the driver has connections of a device before this one, and has not been told of their end.
+    var owesTransportReset = false
+    /// Whether the monitor is about to start the event queue.
+    private var awaitsEventQueue = false
     @exclusivity(unchecked) var buffers: GuestBuffers?
     /// Sees the packets of both queues, if someone wants to.
     private(set) var tap: (any PacketTap)? {
@@ -115,10 +120,13 @@ final class VsockDevice: LoopTask {
     // MARK: From the session
 
     /// A queue has been set up and enabled. `isSeqpacketNegotiated` decides the record framing.
-    /// A queue that `isContinued` has only been moved.
+    /// A queue that `isContinued` has only been moved; `awaitsEventQueue` when that queue is not running yet, but will.
     func startQueue(
-        _ index: Int, ring: consuming DeviceQueue, base: UInt16, isSeqpacketNegotiated: Bool, isContinued: Bool
+        _ index: Int, ring: consuming DeviceQueue, base: UInt16, isSeqpacketNegotiated: Bool, isContinued: Bool,
+        awaitsEventQueue: Bool
     ) {
+        // A driver that does not start at 0 has run before, unless it has come round to it.
+        let hasPast = ring.nextAvailableIndex != 0 || ring.continuesRecord
         let queue = RunningQueue(ring: ring)
         switch index {
         case QueueIndex.receive:
@@ -128,9 +136,12 @@ final class VsockDevice: LoopTask {
             let isResumed = isContinued || (transmitIndexAtStop == base && base != 0)
             if !isResumed {
                 hostSide.restart(framing: configuration.seqpacket.framing(isNegotiated: isSeqpacketNegotiated))
+                owesTransportReset = hasPast
+                self.awaitsEventQueue = awaitsEventQueue
             }
         default:
-            return
+            eventQueue = queue
+            self.awaitsEventQueue = false
         }
         rejoin()
     }
@@ -147,7 +158,8 @@ final class VsockDevice: LoopTask {
             if transmitQueue != nil { transmitIndexAtStop = base }
             transmitQueue = nil
         default:
-            break
+            base = eventQueue?.ring.nextAvailableIndex ?? 0
+            eventQueue = nil
         }
         rejoin()
         return base
@@ -163,7 +175,9 @@ final class VsockDevice: LoopTask {
     func driverLeft() {
         receiveQueue = nil
         transmitQueue = nil
+        eventQueue = nil
         transmitIndexAtStop = nil
+        owesTransportReset = false
         rejoin()
         hostSide.restart(framing: .none)
     }
@@ -199,10 +213,12 @@ final class VsockDevice: LoopTask {
     override func run() -> Bool { hostSide.exclusively { runExclusively() } }
 
     private func runExclusively() -> Bool {
-        guard isReady else {
+        // A connection that is made before the guest reads the event would end with it.
+        guard isReady, !(owesTransportReset && awaitsEventQueue) else {
             updateDeadline()
             return false
         }
+        sendEvents()
         let hasMore = processTransmitQueue()
         processReceiveQueue()
         tap?.batchEnded()

@@ -2,7 +2,7 @@
 //
 // The "guest memory" of a driver in user space: one shared file that holds the rings and the packet buffers.
 //
-//      | rings of queues 0, 1, 2 | receive slots | transmit slots |
+//      | rings of queues 0, 1, 2 | receive slots | transmit slots | event slots |
 //
 // A slot is a packet: 44 bytes of header, then payload, in one descriptor (virtio 1.3 "Message Framing" leaves the
 // layout to the driver).
@@ -17,6 +17,8 @@ struct DriverMemory: Sendable {
     /// Guest address of the first byte: not 0, so that a null address is never valid.
     static let guestBase: UInt64 = 0x10_0000
     private static let pageByteCount = 4096
+    /// Events that the device may have for us at once, as in Linux; a queue may be smaller.
+    private static let eventSlotLimit = 8
 
     let memory: SharedMemory
     let queueSize: Int
@@ -25,6 +27,7 @@ struct DriverMemory: Sendable {
     private let ringByteCount: Int
     private let receiveOffset: Int
     private let transmitOffset: Int
+    private let eventOffset: Int
 
     /// Creates the memory for three queues of `queueSize` entries.
     init(queueSize: Int, receivePayloadByteCount: Int) throws(SystemCallError) {
@@ -37,8 +40,8 @@ struct DriverMemory: Sendable {
             + rounded(VirtqueueLayout.usedRingByteCount(size: queueSize))
         receiveOffset = ringByteCount * VsockDevice.QueueIndex.count
         transmitOffset = receiveOffset + rounded(receiveSlotByteCount * queueSize)
-        memory = try SharedMemory(
-            name: "vsock-driver", byteCount: transmitOffset + rounded(transmitSlotByteCount * queueSize))
+        eventOffset = transmitOffset + rounded(transmitSlotByteCount * queueSize)
+        memory = try SharedMemory(name: "vsock-driver", byteCount: eventOffset + Self.pageByteCount)
     }
 
     /// The whole memory, as the back-end is told of it.
@@ -77,6 +80,15 @@ struct DriverMemory: Sendable {
         UnsafeMutableRawBufferPointer(
             start: memory.mapping.base + transmitOffset + index * transmitSlotByteCount,
             count: transmitSlotByteCount)
+    }
+
+    /// Slots for events.
+    var eventSlotCount: Int { min(Self.eventSlotLimit, queueSize) }
+
+    /// A slot for an event from the device.
+    func eventSlot(_ index: Int) -> UnsafeMutableRawBufferPointer {
+        UnsafeMutableRawBufferPointer(
+            start: memory.mapping.base + eventOffset + index * DeviceEvent.byteCount, count: DeviceEvent.byteCount)
     }
 
     /// The guest address of a pointer into the memory.

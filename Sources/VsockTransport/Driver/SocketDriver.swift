@@ -21,11 +21,13 @@ public final class SocketDriver: @unchecked Sendable {
     ///     `rfcV5` have no other; `off` has no records.
     ///   - bufferByteCount: the default receive buffer of its sockets.
     ///   - reservesLowPorts: whether binding to ports below 1024 fails with EACCES.
+    ///   - reconnectTimeoutNanoseconds: how long a device that has left may take to come back, as one that was killed
+    ///     and is started again; its connections end, listeners stay. Without it all sockets fail when it leaves.
     ///   - tap: sees every packet.
     public init(
         path: String, seqpacket: SeqpacketMode = .auto, options: VsockDriver.Options = VsockDriver.Options(),
         bufferByteCount: UInt32 = EndpointConfiguration.defaultBufferByteCount, reservesLowPorts: Bool = false,
-        tap: (any PacketTap)? = nil
+        reconnectTimeoutNanoseconds: UInt64? = nil, tap: (any PacketTap)? = nil
     ) throws(VsockDriverError) {
         var options = options
         options.acceptsSeqpacket = options.acceptsSeqpacket && seqpacket.offersFeature
@@ -36,7 +38,7 @@ public final class SocketDriver: @unchecked Sendable {
         configuration.bufferByteCount = bufferByteCount
         let table = SocketTable(configuration, isReady: true, reservesLowPorts: reservesLowPorts)
         table.tap = tap
-        let carrier = DriverCarrier(driver, table)
+        let carrier = DriverCarrier(driver, table, reconnectTimeoutNanoseconds)
         table.foreignCarrier = carrier
         self.carrier = carrier
         do throws(SystemCallError) {
@@ -62,6 +64,9 @@ public final class SocketDriver: @unchecked Sendable {
         carrier.table.waitForClosed(timeoutNanoseconds: timeoutNanoseconds)
     }
 
+    /// Buffers that the device has, by queue.
+    public var inFlightCounts: (receive: Int, transmit: Int, event: Int) { carrier.inFlightCounts }
+
     /// Leaves the device. All sockets fail.
     public func stop() {
         carrier.stop()
@@ -73,16 +78,23 @@ public final class SocketDriver: @unchecked Sendable {
 final class DriverCarrier: PacketCarrier, @unchecked Sendable {
     /// Packets taken before senders have their turn at the lock.
     private static let batchCount = 64
+    /// Time between two looks for a device that has left.
+    private static let retryNanoseconds: UInt64 = 20_000_000
 
     let table: SocketTable
     private let driver: VsockDriver
     /// Whether a sender waits for the device to deal with packets.
     @exclusivity(unchecked) private var isFull = false
     @exclusivity(unchecked) private var mustStop = false
+    private let reconnectTimeoutNanoseconds: UInt64?
+    /// Whether the device has come back and no packet of it has come yet: then its word that all connections have
+    /// ended is about those that ended when it left.
+    private var hasJustReturned = false
 
-    init(_ driver: VsockDriver, _ table: SocketTable) {
+    init(_ driver: VsockDriver, _ table: SocketTable, _ reconnectTimeoutNanoseconds: UInt64?) {
         self.driver = driver
         self.table = table
+        self.reconnectTimeoutNanoseconds = reconnectTimeoutNanoseconds
     }
 
     func stop() {
@@ -92,10 +104,41 @@ final class DriverCarrier: PacketCarrier, @unchecked Sendable {
 
     func run() {
         defer { table.lock.withLock { table.fail() } }
-        do throws(VsockDriverError) {
-            while try turn() { _ = try driver.wait(timeoutNanoseconds: nil) }
-        } catch {
-            // The device has left or is broken; every socket is told.
+        repeat {
+            do throws(VsockDriverError) {
+                while try turn() { _ = try driver.wait(timeoutNanoseconds: nil) }
+                return
+            } catch .queue {
+                // The device is broken; every socket is told.
+                return
+            } catch {
+                // It has left.
+            }
+        } while reconnect()
+    }
+
+    /// Ends the connections, waits for the device to come back, and goes on with it.
+    private func reconnect() -> Bool {
+        guard let reconnectTimeoutNanoseconds else { return false }
+        let framing = table.endpoint.configuration.framing
+        table.lock.withLock { table.restart(framing: framing, isReady: false) }
+        let deadline = table.now.advanced(byNanoseconds: reconnectTimeoutNanoseconds)
+        while table.now < deadline, !table.lock.withLock({ mustStop }) {
+            if (try? driver.reconnect()) != nil {
+                hasJustReturned = true
+                table.lock.withLock { table.restart(framing: framing, isReady: true) }
+                return true
+            }
+            driver.pause(nanoseconds: Self.retryNanoseconds)
+        }
+        return false
+    }
+
+    /// Buffers that the device has, by queue.
+    var inFlightCounts: (receive: Int, transmit: Int, event: Int) {
+        table.lock.withLock {
+            _ = try? driver.reclaimTransmitted()
+            return driver.inFlightCounts
         }
     }
 
@@ -111,7 +154,10 @@ final class DriverCarrier: PacketCarrier, @unchecked Sendable {
             isFull = false
             table.roomFreed()
         }
-        try driver.receive(limit: Self.batchCount) { table.deliver($0, $1) }
+        if try driver.takeTransportReset(), !hasJustReturned {
+            table.restart(framing: table.endpoint.configuration.framing, isReady: true)
+        }
+        if try driver.receive(limit: Self.batchCount, { table.deliver($0, $1) }) > 0 { hasJustReturned = false }
         table.pump()
         return true
     }

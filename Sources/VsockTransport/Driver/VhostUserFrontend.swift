@@ -14,10 +14,14 @@ final class VhostUserFrontend {
     private let descriptor: OwnedFileDescriptor
     private(set) var session = FrontendSession()
     private(set) var configuration: [UInt8] = []
+    /// The record of what the back-end has in flight, to be kept beyond its end.
+    private(set) var inflight: InflightFile?
     private var reader = MessageReader()
+    private var received = DescriptorList()
 
-    /// Connects to the back-end that listens on `path`.
-    init(path: String) throws(VsockDriverError) {
+    /// Connects to the back-end that listens on `path`; `inflight` is what one before it has left.
+    init(path: String, inflight: InflightFile? = nil) throws(VsockDriverError) {
+        self.inflight = inflight
         do throws(SystemCallError) {
             descriptor = try UnixSocket.connect(to: UnixAddress(path), type: .stream, nonBlocking: false)
         } catch {
@@ -48,6 +52,8 @@ final class VhostUserFrontend {
     /// Sends a request and waits for its reply, if it has one.
     @discardableResult
     func perform(_ request: FrontendRequest, _ descriptors: [Int32]) throws(VsockDriverError) -> FrontendReply? {
+        var descriptors = descriptors
+        if case .setInflight = request, let inflight { descriptors = [inflight.descriptor.rawValue] }
         let outgoing = session.send(request)
         let sent = outgoing.bytes.withUnsafeBytes {
             DescriptorIO.sendMessage(descriptor.rawValue, from: $0, descriptors: descriptors)
@@ -56,7 +62,10 @@ final class VhostUserFrontend {
         guard session.awaitsReply else { return nil }
         let message = try receive()
         do throws(VhostUserError) {
-            let reply = try session.receive(message, descriptorCount: 0)
+            let reply = try session.receive(message, descriptorCount: received.count)
+            if case .inflight(let area?) = reply, let descriptor = received.take(at: 0) {
+                inflight = InflightFile(area: area, descriptor: SharedFileDescriptor(descriptor))
+            }
             if case .configuration(let bytes) = reply { configuration = bytes }
             return reply
         } catch {
@@ -74,11 +83,14 @@ final class VhostUserFrontend {
                 throw .system(error)
             }
             var hasEnded = false
+            let isFirst = !reader.isInsideMessage
             do throws(VhostUserError) {
                 let message = try reader.fill { buffer in
-                    if case .count(let count) = DescriptorIO.read(descriptor.rawValue, into: buffer), count > 0 {
-                        return count
-                    }
+                    var descriptors = DescriptorList()
+                    let result = DescriptorIO.receiveMessage(
+                        descriptor.rawValue, into: buffer, descriptors: &descriptors)
+                    if isFirst { received = descriptors }
+                    if case .message(let count, _) = result, count > 0 { return count }
                     hasEnded = true
                     return 0
                 }
@@ -89,4 +101,10 @@ final class VhostUserFrontend {
             guard !hasEnded else { throw .session("the back-end closed the connection") }
         }
     }
+}
+
+/// The file that holds the record of what a back-end has in flight, and where in it.
+struct InflightFile: Sendable {
+    let area: InflightArea
+    let descriptor: SharedFileDescriptor
 }

@@ -32,20 +32,24 @@ public final class VsockDriver {
     private static let frontendToken: UInt64 = 1
     private static let transmitCallToken: UInt64 = 2
     private static let wakeToken: UInt64 = 3
+    private static let eventCallToken: UInt64 = 4
 
-    private let frontend: VhostUserFrontend
+    private let path: String
+    private let options: Options
+    private var frontend: VhostUserFrontend
     private let memory: DriverMemory
     private let kicks: [EventNotifier]
     private let calls: [EventNotifier]
     private let backendChannel: BackendChannel
     private let poller: Poller
-    @exclusivity(unchecked) private var pollEvents = PollEventBuffer(capacity: 4)
+    @exclusivity(unchecked) private var pollEvents = PollEventBuffer(capacity: 5)
     private let waker: EventNotifier
     @exclusivity(unchecked) private var receiveQueue: DriverQueue
     @exclusivity(unchecked) private var transmitQueue: DriverQueue
     private var eventQueue: DriverQueue
     @exclusivity(unchecked) private var freeTransmitSlots: [Int]
     @exclusivity(unchecked) private var hasUnpublishedPackets = false
+    private let negotiatedFeatures: UInt64
 
     /// The context ID that the device gives its guest.
     public let guestCID: VsockAddress.ContextID
@@ -54,6 +58,8 @@ public final class VsockDriver {
 
     /// Connects to the back-end that listens on `path` and starts the device.
     public init(path: String, options: Options = Options()) throws(VsockDriverError) {
+        self.path = path
+        self.options = options
         do throws(SystemCallError) {
             memory = try DriverMemory(
                 queueSize: options.queueSize, receivePayloadByteCount: options.receivePayloadByteCount)
@@ -65,30 +71,12 @@ public final class VsockDriver {
         } catch {
             throw .system(error)
         }
-        frontend = try VhostUserFrontend(path: path)
         freeTransmitSlots = Array((0..<options.queueSize).reversed())
-        let channel = backendChannel
-        let kicks = kicks
-        let calls = calls
-        let file = memory.memory
-        try frontend.start(
-            FrontendStartup(
-                features: Self.features(options),
-                protocolFeatures: [.multipleQueues, .config, .replyAck, .backendRequests],
-                configurationByteCount: DeviceConfiguration.byteCount, memory: [memory.region],
-                queues: (0..<VsockDevice.QueueIndex.count).map { [memory] in
-                    FrontendStartup.Queue(size: memory.queueSize, addresses: memory.addresses($0))
-                })
-        ) { request in
-            switch request {
-            case .setMemoryTable: [file.rawDescriptor]
-            case .setKick(let queue, _): [kicks[queue].rawDescriptor]
-            case .setCall(let queue, _): [calls[queue].rawDescriptor]
-            case .setBackendChannel: [channel.remoteDescriptor]
-            default: []
-            }
-        }
+        frontend = try VhostUserFrontend(path: path)
+        try Self.start(
+            frontend, options, memory: memory, kicks: kicks, calls: calls, channel: backendChannel, bases: [0, 0, 0])
         let negotiated = frontend.session.features
+        negotiatedFeatures = negotiated
         features = VsockFeatures(rawValue: negotiated)
         guard let configuration = frontend.configuration.withUnsafeBytes({ DeviceConfiguration($0) }),
             configuration.guestCID.isGuest
@@ -108,6 +96,8 @@ public final class VsockDriver {
             try poller.add(
                 calls[VsockDevice.QueueIndex.transmit].rawDescriptor, .readable, token: Self.transmitCallToken)
             try poller.add(waker.rawDescriptor, .readable, token: Self.wakeToken)
+            try poller.add(
+                calls[VsockDevice.QueueIndex.event].rawDescriptor, .readable, token: Self.eventCallToken)
         } catch {
             throw .system(error)
         }
@@ -115,7 +105,66 @@ public final class VsockDriver {
         receiveQueue.publish()
         _ = receiveQueue.enableInterrupts()
         transmitQueue.disableInterrupts()
+        for slot in 0..<memory.eventSlotCount { postEvent(slot) }
+        eventQueue.publish()
+        _ = eventQueue.enableInterrupts()
         kickReceiveQueue()
+        if eventQueue.needsKick() { kicks[VsockDevice.QueueIndex.event].signal() }
+    }
+
+    // MARK: A device that comes back
+
+    /// Connects anew to a back-end that has left, and hands it what it, or the one before it, had in flight. The rings
+    /// go on where they stand: packets that were queued are sent, buffers that were posted stay posted.
+    /// - Throws: when there is no back-end, or it is not the same device any more.
+    public func reconnect() throws(VsockDriverError) {
+        let next = try VhostUserFrontend(path: path, inflight: frontend.inflight)
+        try Self.start(
+            next, options, memory: memory, kicks: kicks, calls: calls, channel: backendChannel,
+            bases: [receiveQueue.usedIndex, transmitQueue.usedIndex, eventQueue.usedIndex])
+        guard next.session.features == negotiatedFeatures, next.configuration == frontend.configuration else {
+            throw .session("the device that came back is another one")
+        }
+        do throws(SystemCallError) {
+            try poller.remove(frontend.rawDescriptor)
+            try poller.add(next.rawDescriptor, [.readable, .readHangUp], token: Self.frontendToken)
+        } catch {
+            throw .system(error)
+        }
+        frontend = next
+        // What was made available while nobody was there.
+        for kick in kicks { kick.signal() }
+    }
+
+    /// Waits a little while there is no back-end, or until ``wakeUp()``.
+    public func pause(nanoseconds: UInt64) {
+        _ = try? DescriptorIO.waitUntilReady(waker.rawDescriptor, for: .readable, timeoutNanoseconds: nanoseconds)
+        waker.drain()
+    }
+
+    /// Takes the device's events; true when it says that all connections have ended.
+    public func takeTransportReset() throws(VsockDriverError) -> Bool {
+        var hasReset = false
+        do throws(VirtqueueError) {
+            while let used = try eventQueue.popUsed() {
+                let bytes = UnsafeRawBufferPointer(memory.eventSlot(used.token))
+                if Int(used.writtenByteCount) >= DeviceEvent.byteCount, DeviceEvent(bytes) == .transportReset {
+                    hasReset = true
+                }
+                postEvent(used.token)
+            }
+        } catch {
+            throw .queue(error)
+        }
+        eventQueue.publish()
+        if eventQueue.needsKick() { kicks[VsockDevice.QueueIndex.event].signal() }
+        _ = eventQueue.enableInterrupts()
+        return hasReset
+    }
+
+    /// Buffers that the device has, by queue: all but what it has returned and the driver has taken back.
+    public var inFlightCounts: (receive: Int, transmit: Int, event: Int) {
+        (receiveQueue.inFlightCount, transmitQueue.inFlightCount, eventQueue.inFlightCount)
     }
 
     // MARK: Packets to the device
@@ -229,6 +278,7 @@ public final class VsockDriver {
             switch pollEvents[index].token {
             case Self.transmitCallToken: calls[VsockDevice.QueueIndex.transmit].drain()
             case Self.wakeToken: waker.drain()
+            case Self.eventCallToken: calls[VsockDevice.QueueIndex.event].drain()
             default: calls[VsockDevice.QueueIndex.receive].drain()
             }
         }
@@ -236,6 +286,31 @@ public final class VsockDriver {
     }
 
     // MARK: Parts
+
+    private static func start(
+        _ frontend: VhostUserFrontend, _ options: Options, memory: DriverMemory, kicks: [EventNotifier],
+        calls: [EventNotifier], channel: BackendChannel, bases: [UInt16]
+    ) throws(VsockDriverError) {
+        let file = memory.memory
+        try frontend.start(
+            FrontendStartup(
+                features: features(options),
+                protocolFeatures: [.multipleQueues, .config, .replyAck, .backendRequests, .inflightSharedMemory],
+                configurationByteCount: DeviceConfiguration.byteCount, memory: [memory.region],
+                queues: bases.enumerated().map { queue, base in
+                    FrontendStartup.Queue(size: memory.queueSize, addresses: memory.addresses(queue), base: base)
+                },
+                inflight: frontend.inflight?.area)
+        ) { request in
+            switch request {
+            case .setMemoryTable: [file.rawDescriptor]
+            case .setKick(let queue, _): [kicks[queue].rawDescriptor]
+            case .setCall(let queue, _): [calls[queue].rawDescriptor]
+            case .setBackendChannel: [channel.remoteDescriptor]
+            default: []
+            }
+        }
+    }
 
     private static func features(_ options: Options) -> UInt64 {
         var features: UInt64 = 1 << 32 | VsockFeatures.stream.rawValue
@@ -275,6 +350,11 @@ public final class VsockDriver {
                 readable: UnsafeBufferPointer(start: nil, count: 0),
                 writable: UnsafeBufferPointer(start: buffer, count: 1), token: slot)
         }
+    }
+
+    private func postEvent(_ slot: Int) {
+        let buffer = memory.buffer(memory.eventSlot(slot), byteCount: DeviceEvent.byteCount)
+        _ = eventQueue.add(readable: [], writable: [buffer], token: slot)
     }
 
     private func kickReceiveQueue() {
