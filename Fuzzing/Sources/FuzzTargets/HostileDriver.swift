@@ -45,7 +45,8 @@ final class HostileDriver {
         let ring = DeviceQueue(
             layout: layouts[queue], features: features, owner: memory.memory, startIndex: base)
         fuzz.device.startQueue(
-            queue, ring: ring, base: base, isSeqpacketNegotiated: isSeqpacketNegotiated, isContinued: isContinued)
+            queue, ring: ring, base: base, isSeqpacketNegotiated: isSeqpacketNegotiated, isContinued: isContinued,
+            awaitsEventQueue: false)
     }
 
     // MARK: What a driver does
