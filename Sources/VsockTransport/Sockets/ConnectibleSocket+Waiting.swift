@@ -180,11 +180,11 @@ extension ConnectibleSocket {
     }
 
     private func sendDeadline(_ options: SendOptions) -> Instant? {
-        deadline(options.timeoutNanoseconds, settings.sendTimeoutNanoseconds)
+        deadline(options.timeoutNanoseconds, sendTimeoutNanoseconds)
     }
 
     private func receiveDeadline(_ options: ReceiveOptions) -> Instant? {
-        deadline(options.timeoutNanoseconds, settings.receiveTimeoutNanoseconds)
+        deadline(options.timeoutNanoseconds, receiveTimeoutNanoseconds)
     }
 
     /// Nil when the send goes on.

@@ -54,6 +54,10 @@ public protocol ConnectibleSocket: AnyObject, Sendable {
     var peerAddress: VsockAddress? { get }
     /// Options in force.
     var settings: SocketSettings { get }
+    /// SO_RCVTIMEO; 0 waits for ever. Every receive looks at it, so it should cost less than ``settings``.
+    var receiveTimeoutNanoseconds: UInt64 { get }
+    /// SO_SNDTIMEO, likewise for every send.
+    var sendTimeoutNanoseconds: UInt64 { get }
     /// Readiness now.
     var readiness: SocketReadiness { get }
     /// SIOCINQ: bytes that wait to be received.

@@ -13,6 +13,12 @@ extension DescriptorSocket {
     /// Options in force.
     public var settings: SocketSettings { lock.withLock { settingsInForce } }
 
+    /// SO_RCVTIMEO; 0 waits for ever.
+    public var receiveTimeoutNanoseconds: UInt64 { settings.receiveTimeoutNanoseconds }
+
+    /// SO_SNDTIMEO; 0 waits for ever.
+    public var sendTimeoutNanoseconds: UInt64 { settings.sendTimeoutNanoseconds }
+
     /// Sets an option. The kernel's sockets have the kernel's buffers, connect timeout and low-water mark. A hybrid
     /// device decides about its own buffers: there the buffer size is SO_SNDBUF of the Unix socket, which bounds a
     /// record, and the other sizes are EOPNOTSUPP.

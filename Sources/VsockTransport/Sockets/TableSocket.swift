@@ -13,6 +13,7 @@
 //
 // Files: +Connecting, +Sending, +Receiving, +Closing.
 
+import Synchronization
 import VsockCore
 import VsockSystem
 import VsockWire
@@ -45,6 +46,9 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
     @exclusivity(unchecked) var localShutdown: ShutdownFlags = []
     @exclusivity(unchecked) var peerShutdown: ShutdownFlags = []
     @exclusivity(unchecked) var settingsInForce: SocketSettings
+    // Those of `settingsInForce`, for calls that have not taken the lock yet.
+    private let receiveTimeout = Atomic<UInt64>(0)
+    private let sendTimeout = Atomic<UInt64>(0)
 
     // Receiving.
     @exclusivity(unchecked) var queue = ReceiveQueue()
@@ -75,6 +79,8 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
         self.table = table
         self.type = type
         settingsInForce = settings
+        receiveTimeout.store(settings.receiveTimeoutNanoseconds, ordering: .relaxed)
+        sendTimeout.store(settings.sendTimeoutNanoseconds, ordering: .relaxed)
         waits = WaitPoint(table.lock)
     }
 
@@ -92,6 +98,10 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
     }
 
     var settings: SocketSettings { table.lock.withLock { settingsInForce } }
+
+    var receiveTimeoutNanoseconds: UInt64 { receiveTimeout.load(ordering: .relaxed) }
+
+    var sendTimeoutNanoseconds: UInt64 { sendTimeout.load(ordering: .relaxed) }
 
     var unreadByteCount: Int { table.lock.withLock { queue.byteCount + stash.count } }
 
@@ -187,8 +197,10 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
                 time, zero: EndpointConfiguration.defaultConnectTimeoutNanoseconds)
         case .receiveTimeout(let time):
             settingsInForce.receiveTimeoutNanoseconds = try Self.time(time, zero: 0)
+            receiveTimeout.store(settingsInForce.receiveTimeoutNanoseconds, ordering: .relaxed)
         case .sendTimeout(let time):
             settingsInForce.sendTimeoutNanoseconds = try Self.time(time, zero: 0)
+            sendTimeout.store(settingsInForce.sendTimeoutNanoseconds, ordering: .relaxed)
         case .receiveLowWaterMark(let count):
             settingsInForce.receiveLowWaterMark = try settingsInForce.lowWaterMark(count, type)
             waits.signal(.readable)
