@@ -194,4 +194,18 @@ struct RFCv5SenderTests {
         let begin = host.nextPacket(id, offering: 0, capacity: 100)
         #expect(Self.marker(begin)?.messageByteCount == .max)
     }
+
+    @Test("goes on with a record in tiny pieces beyond the limit of packets: its reader may keep them until the end")
+    func tinyPieces() throws {
+        var host = Endpoint(.host(.rfcV5))
+        let id = try host.acceptConnection(from: Self.peer(buffer: 1000))
+        try host.beginRecord(id, byteCount: 100, endOfRecord: false)
+        let packets = Self.packets(&host, id, capacity: 8)
+        #expect(packets.map(\.header.operation).last == .sequenceEnd)
+        #expect(packets.count == 15)
+        // The next record waits until the peer has read.
+        try host.beginRecord(id, byteCount: 100, endOfRecord: false)
+        let next = host.nextPacket(id, offering: 0, capacity: 8)
+        #expect(next == nil)
+    }
 }

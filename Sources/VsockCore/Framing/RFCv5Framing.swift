@@ -76,6 +76,8 @@ struct RFCv5Sender: Sendable {
     private var marksEndOfRecord = false
     /// What the next marker carries.
     private var messageCount: UInt32 = 0
+    /// Bytes of the record that were sent, markers included.
+    private(set) var sentByteCount = 0
 
     var isSending: Bool {
         if case .idle = state { false } else { true }
@@ -88,6 +90,7 @@ struct RFCv5Sender: Sendable {
 
     mutating func begin(byteCount: Int, endOfRecord: Bool) {
         state = .begin(byteCount: byteCount)
+        sentByteCount = 0
         marksEndOfRecord = endOfRecord
     }
 
@@ -106,6 +109,7 @@ struct RFCv5Sender: Sendable {
             let byteCount = min(limit, remaining)
             guard byteCount > 0 else { return nil }
             state = byteCount == remaining ? .end : .data(remaining: remaining - byteCount)
+            sentByteCount += byteCount
             return RecordFragment(
                 operation: .readWrite, flags: marksEndOfRecord ? .rfcV5EndOfRecord : [],
                 payload: .application(byteCount), byteCount: byteCount)
@@ -118,6 +122,7 @@ struct RFCv5Sender: Sendable {
 
     private mutating func marker(_ operation: Operation, messageByteCount: UInt32) -> RecordFragment {
         defer { messageCount &+= 1 }
+        sentByteCount += SequenceHeader.byteCount
         return RecordFragment(
             operation: operation, flags: [],
             payload: .marker(SequenceHeader(messageCount: messageCount, messageByteCount: messageByteCount)),

@@ -118,12 +118,12 @@ enum RecordSender: Sendable {
         }
     }
 
-    /// Bytes of the record under way that have been sent, when its receiver cannot consume them before the rest has
-    /// come; 0 otherwise.
+    /// Bytes of the record under way that have been sent; 0 when none is. Its receiver may keep them until the rest has
+    /// come: in the standard framing it must, in that of RFC v5 it does as long as they leave room in its buffer.
     var heldByteCount: Int {
         switch self {
         case .standard(let sender): sender.remainingByteCount > 0 ? sender.sentByteCount : 0
-        case .rfcV5: 0
+        case .rfcV5(let sender): sender.isSending ? sender.sentByteCount : 0
         }
     }
 
