@@ -5,7 +5,7 @@
 //
 // Bytes are consumed (their credit returned) when the other VM has passed them on. In a framing whose records may be
 // larger than the buffer, a record that is not complete must be consumed earlier, because it is passed on as a whole:
-// what exceeds half of the buffer is. What the other VM reports later is first taken against that.
+// what exceeds half of the buffer is. What the other VM reports later is taken against that, record by record.
 
 import Logging
 import VirtioQueue
@@ -139,13 +139,16 @@ extension SiblingHost {
     }
 
     private func countRecords(_ socket: SiblingSocket, _ parcel: Parcel) {
-        var byteCount = parcel.byteCount
-        if let last = parcel.ends.last {
-            byteCount -= last.offset
+        var start = 0
+        for end in parcel.ends {
+            socket.bytesUnderWay.append(
+                byteCount: socket.openRecordByteCount + end.offset - start,
+                consumedByteCount: socket.consumedOfOpenRecord)
             socket.openRecordByteCount = 0
             socket.consumedOfOpenRecord = 0
+            start = end.offset
         }
-        socket.openRecordByteCount += byteCount
+        socket.openRecordByteCount += parcel.byteCount - start
         socket.recordsUnderWay += parcel.ends.count
         guard socket.recordsUnderWay <= Int(endpoint.configuration.bufferByteCount) else {
             // Only empty records, which cost no credit, can be so many.
@@ -162,7 +165,6 @@ extension SiblingHost {
         let excess = held - Int(endpoint.configuration.bufferByteCount / 2)
         guard excess > 0, let id = socket.id else { return }
         socket.consumedOfOpenRecord += excess
-        socket.consumedEarly += excess
         endpoint.consume(id, byteCount: excess)
     }
 
@@ -170,7 +172,6 @@ extension SiblingHost {
         handOverGathered()
         guard socket.phase == .open, let id = socket.id else { return }
         endpoint.consume(id, byteCount: socket.openRecordByteCount - socket.consumedOfOpenRecord)
-        socket.consumedEarly -= socket.consumedOfOpenRecord
         socket.openRecordByteCount = 0
         socket.consumedOfOpenRecord = 0
         post(.discardOpenRecord, from: socket)
@@ -179,8 +180,7 @@ extension SiblingHost {
     /// The other VM has passed bytes of this guest on.
     func siblingConsumed(_ socket: SiblingSocket, byteCount: Int, recordCount: Int) {
         socket.recordsUnderWay -= recordCount
-        let early = min(byteCount, socket.consumedEarly)
-        socket.consumedEarly -= early
+        let early = socket.type == .seqpacket ? socket.bytesUnderWay.removeFirst(byteCount) : 0
         if let id = socket.id { endpoint.consume(id, byteCount: byteCount - early) }
     }
 }

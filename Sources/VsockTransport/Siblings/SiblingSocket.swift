@@ -65,8 +65,8 @@ final class SiblingSocket {
     var openRecordByteCount = 0
     /// Of these, bytes that were consumed before they have left: see `SiblingHost.consumeOpenRecord`.
     var consumedOfOpenRecord = 0
-    /// All bytes that were consumed before they have left.
-    var consumedEarly = 0
+    /// Records handed over that have bytes which have not left.
+    var bytesUnderWay = RecordConsumption()
     /// Records handed over that have not left.
     var recordsUnderWay = 0
 
