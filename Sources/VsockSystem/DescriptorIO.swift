@@ -46,13 +46,17 @@ public enum DescriptorIO {
     public static func receive(
         _ descriptor: Int32, into buffer: UnsafeMutableRawBufferPointer, flags: MessageFlags = []
     ) -> IOResult {
-        IOResult(systemCall: systemCall { recv(descriptor, buffer.baseAddress, buffer.count, flags.rawValue) })
+        if let kernel = Simulation.kernel(of: descriptor) {
+            return kernel.receive(descriptor, into: buffer, flags: flags)
+        }
+        return IOResult(systemCall: systemCall { recv(descriptor, buffer.baseAddress, buffer.count, flags.rawValue) })
     }
 
     /// send(2)
     public static func send(
         _ descriptor: Int32, from buffer: UnsafeRawBufferPointer, flags: MessageFlags = []
     ) -> IOResult {
+        if let kernel = Simulation.kernel(of: descriptor) { return kernel.send(descriptor, from: [buffer]) }
         let flags = flags.union(.noSignal).rawValue
         return IOResult(systemCall: systemCall { Glibc.send(descriptor, buffer.baseAddress, buffer.count, flags) })
     }
@@ -68,6 +72,9 @@ public enum DescriptorIO {
     public static func receiveMessage(
         _ descriptor: Int32, into segments: UnsafePointer<iovec>, count: Int, flags: MessageFlags = []
     ) -> MessageResult {
+        if let kernel = Simulation.kernel(of: descriptor) {
+            return kernel.receive(descriptor, into: segments, count: count, flags: flags)
+        }
         var header = msghdr()
         header.msg_iov = UnsafeMutablePointer(mutating: segments)
         header.msg_iovlen = .init(count)
@@ -86,6 +93,9 @@ public enum DescriptorIO {
     public static func sendMessage(
         _ descriptor: Int32, from segments: UnsafePointer<iovec>, count: Int, flags: MessageFlags = []
     ) -> IOResult {
+        if let kernel = Simulation.kernel(of: descriptor) {
+            return kernel.send(descriptor, from: segments, count: count)
+        }
         var header = msghdr()
         header.msg_iov = UnsafeMutablePointer(mutating: segments)
         header.msg_iovlen = .init(count)

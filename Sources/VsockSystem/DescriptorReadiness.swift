@@ -27,6 +27,9 @@ extension DescriptorIO {
     public static func waitUntilReady(
         _ descriptor: Int32, for events: PollEvents, timeoutNanoseconds: UInt64?
     ) throws(SystemCallError) -> PollEvents {
+        if let kernel = Simulation.kernel(of: descriptor) {
+            return kernel.readiness(descriptor).intersection(events.union([.error, .hangUp]))
+        }
         var entry = entry(descriptor, events)
         let result = pollUntilReady(&entry, 1, timeoutNanoseconds)
         if result < 0 { throw SystemCallError(call: "poll", errno: Errno(negated: result)) }

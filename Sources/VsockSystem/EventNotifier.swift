@@ -16,7 +16,11 @@ public final class EventNotifier: Sendable {
 
     /// Throws EMFILE, ENFILE, ENOMEM.
     public init() throws(SystemCallError) {
-        descriptor = OwnedFileDescriptor(owning: try checked("eventfd") { cvsock_eventfd() })
+        if let kernel = Simulation.kernel {
+            descriptor = try kernel.makeNotifier().descriptor("eventfd")
+        } else {
+            descriptor = OwnedFileDescriptor(owning: try checked("eventfd") { cvsock_eventfd() })
+        }
     }
 
     /// Makes the eventfd readable.
@@ -27,6 +31,7 @@ public final class EventNotifier: Sendable {
     /// Takes all signals so far; true if there was one.
     @discardableResult
     public func drain() -> Bool {
+        if let kernel = Simulation.kernel(of: descriptor.rawValue) { return kernel.drain(descriptor.rawValue) }
         guard case .count = Self.drain(descriptor.rawValue) else { return false }
         return true
     }
@@ -36,6 +41,10 @@ public final class EventNotifier: Sendable {
     /// A descriptor from a peer should be made non-blocking first.
     @discardableResult
     public static func signal(_ rawDescriptor: Int32) -> Errno? {
+        if let kernel = Simulation.kernel(of: rawDescriptor) {
+            kernel.signal(rawDescriptor)
+            return nil
+        }
         var one: UInt64 = 1
         let result = systemCall { write(rawDescriptor, &one, MemoryLayout<UInt64>.size) }
         return result >= 0 || result == -Int(EAGAIN) ? nil : Errno(negated: result)

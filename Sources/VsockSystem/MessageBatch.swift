@@ -47,6 +47,9 @@ public struct MessageBatch: ~Copyable {
     /// looks like empty records for all the messages that are left.
     public mutating func receive(_ descriptor: Int32, from first: Int = 0, flags: MessageFlags = []) -> IOResult {
         precondition(first >= 0 && first <= count)
+        if let kernel = Simulation.kernel(of: descriptor) {
+            return receive(descriptor, from: first, flags: flags, kernel)
+        }
         let number = UInt32(count - first)
         let base = messages + first
         return IOResult(systemCall: systemCall { Int(cvsock_recvmmsg(descriptor, base, number, flags.rawValue)) })
@@ -56,10 +59,39 @@ public struct MessageBatch: ~Copyable {
     /// not comes with the next call.
     public mutating func send(_ descriptor: Int32, from first: Int = 0, flags: MessageFlags = []) -> IOResult {
         precondition(first >= 0 && first <= count)
+        if let kernel = Simulation.kernel(of: descriptor) { return send(descriptor, from: first, kernel) }
         let number = UInt32(count - first)
         let base = messages + first
         let flags = flags.union(.noSignal).rawValue
         return IOResult(systemCall: systemCall { Int(cvsock_sendmmsg(descriptor, base, number, flags)) })
+    }
+
+    private borrowing func receive(
+        _ descriptor: Int32, from first: Int, flags: MessageFlags, _ kernel: any SimulatedKernel
+    ) -> IOResult {
+        for index in first..<count {
+            let header = messages[index].msg_hdr
+            let result = kernel.receive(
+                descriptor, into: header.msg_iov, count: Int(header.msg_iovlen), flags: flags)
+            switch result {
+            case .message(let byteCount, let flags):
+                messages[index].msg_len = UInt32(byteCount)
+                messages[index].msg_hdr.msg_flags = flags.rawValue
+            case .wouldBlock: return index > first ? .count(index - first) : .wouldBlock
+            case .failed(let errno): return index > first ? .count(index - first) : .failed(errno)
+            }
+        }
+        return .count(count - first)
+    }
+
+    private borrowing func send(_ descriptor: Int32, from first: Int, _ kernel: any SimulatedKernel) -> IOResult {
+        for index in first..<count {
+            let header = messages[index].msg_hdr
+            let result = kernel.send(descriptor, from: header.msg_iov, count: Int(header.msg_iovlen))
+            guard case .count(let byteCount) = result else { return index > first ? .count(index - first) : result }
+            messages[index].msg_len = UInt32(byteCount)
+        }
+        return .count(count - first)
     }
 
     /// Bytes moved for a message of the last call.

@@ -58,5 +58,6 @@ public final class SharedFileDescriptor: Sendable {
 
 /// Closes a descriptor. Never repeated: Linux releases the number even when close(2) reports EINTR or EIO.
 func closeDescriptor(_ rawValue: Int32) {
+    if let kernel = Simulation.kernel(of: rawValue) { return kernel.close(rawValue) }
     _ = close(rawValue)
 }

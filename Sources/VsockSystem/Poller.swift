@@ -89,8 +89,15 @@ public struct Poller: ~Copyable, Sendable {
 
     /// Throws EMFILE, ENFILE, ENOMEM.
     public init() throws(SystemCallError) {
-        descriptor = OwnedFileDescriptor(owning: try checked("epoll_create1") { cvsock_epoll_create() })
+        if let kernel = Simulation.kernel {
+            descriptor = try kernel.makePoller().descriptor("epoll_create1")
+        } else {
+            descriptor = OwnedFileDescriptor(owning: try checked("epoll_create1") { cvsock_epoll_create() })
+        }
     }
+
+    /// The time by the clock that waits are measured with: ``MonotonicClock``.
+    public borrowing func now() -> UInt64 { Simulation.kernel(of: descriptor.rawValue)?.now ?? MonotonicClock.now() }
 
     /// The epoll descriptor itself: readable while an event is waiting, so that pollers nest.
     public var rawDescriptor: Int32 { descriptor.rawValue }
@@ -98,18 +105,27 @@ public struct Poller: ~Copyable, Sendable {
     /// Starts to watch a descriptor. Throws EEXIST, EPERM for a regular file, ENOSPC.
     public borrowing func add(_ target: Int32, _ events: PollEvents, token: UInt64) throws(SystemCallError) {
         let poller = descriptor.rawValue
+        if let kernel = Simulation.kernel(of: poller) {
+            return try checkSimulated("epoll_ctl", kernel.watch(poller, target, events, token: token))
+        }
         try checked("epoll_ctl") { cvsock_epoll_add(poller, target, events.rawValue, token) }
     }
 
     /// Changes what is watched for. An edge-triggered descriptor that is ready is reported again. Throws ENOENT.
     public borrowing func modify(_ target: Int32, _ events: PollEvents, token: UInt64) throws(SystemCallError) {
         let poller = descriptor.rawValue
+        if let kernel = Simulation.kernel(of: poller) {
+            return try checkSimulated("epoll_ctl", kernel.watch(poller, target, events, token: token))
+        }
         try checked("epoll_ctl") { cvsock_epoll_modify(poller, target, events.rawValue, token) }
     }
 
     /// Stops watching. Throws ENOENT if it was not watched.
     public borrowing func remove(_ target: Int32) throws(SystemCallError) {
         let poller = descriptor.rawValue
+        if let kernel = Simulation.kernel(of: poller) {
+            return try checkSimulated("epoll_ctl", kernel.unwatch(poller, target))
+        }
         try checked("epoll_ctl") { cvsock_epoll_remove(poller, target) }
     }
 
@@ -124,6 +140,13 @@ public struct Poller: ~Copyable, Sendable {
         let capacity = Int32(clamping: buffer.capacity)
         var deadline = Deadline(after: timeoutNanoseconds)
         buffer.count = 0
+        if let kernel = Simulation.kernel(of: poller) {
+            for event in kernel.events(poller, limit: buffer.capacity) {
+                cvsock_epoll_set(events + buffer.count, event.events.rawValue, event.token)
+                buffer.count += 1
+            }
+            return buffer.count
+        }
         while true {
             let result = systemCallOnce { Int(Self.waitOnce(poller, events, capacity, deadline)) }
             if result >= 0 {

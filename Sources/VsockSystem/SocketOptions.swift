@@ -19,6 +19,9 @@ public enum SocketOptions {
 
     /// shutdown(2). Throws ENOTCONN.
     public static func shutdown(_ descriptor: Int32, _ direction: Direction) throws(SystemCallError) {
+        if let kernel = Simulation.kernel(of: descriptor) {
+            return try checkSimulated("shutdown", kernel.shutdown(descriptor, direction))
+        }
         let how =
             switch direction {
             case .receive: SHUT_RD
@@ -31,6 +34,9 @@ public enum SocketOptions {
     /// Sets SO_SNDBUF. The kernel doubles the number, for its own overhead, and caps it at net.core.wmem_max. For
     /// SOCK_SEQPACKET it also bounds the size of a record.
     public static func setSendBuffer(_ descriptor: Int32, byteCount: Int) throws(SystemCallError) {
+        if let kernel = Simulation.kernel(of: descriptor) {
+            return kernel.setSendBuffer(descriptor, byteCount: byteCount)
+        }
         try set(descriptor, level: SOL_SOCKET, name: SO_SNDBUF, to: Int32(clamping: byteCount))
     }
 
@@ -41,7 +47,8 @@ public enum SocketOptions {
 
     /// SO_SNDBUF as the kernel counts it: twice what was set.
     public static func sendBuffer(_ descriptor: Int32) throws(SystemCallError) -> Int {
-        Int(try get(descriptor, level: SOL_SOCKET, name: SO_SNDBUF, as: Int32.self))
+        if let kernel = Simulation.kernel(of: descriptor) { return kernel.sendBuffer(descriptor) }
+        return Int(try get(descriptor, level: SOL_SOCKET, name: SO_SNDBUF, as: Int32.self))
     }
 
     /// SO_RCVBUF as the kernel counts it: twice what was set.
@@ -76,6 +83,7 @@ public enum SocketOptions {
     /// FIONREAD: bytes that wait to be received; those of all records on a seqpacket socket. Throws ENOTTY for AF_VSOCK
     /// before Linux 6.17.
     public static func unreadByteCount(_ descriptor: Int32) throws(SystemCallError) -> Int {
+        if let kernel = Simulation.kernel(of: descriptor) { return kernel.unreadByteCount(descriptor) }
         var count: Int32 = 0
         try checked("ioctl") { cvsock_get_unread(descriptor, &count) }
         return Int(count)

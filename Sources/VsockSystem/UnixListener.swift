@@ -43,14 +43,19 @@ public final class UnixListener: Sendable {
         _ address: UnixAddress, type: UnixSocketType, mode: UInt32 = 0o600, owner: FileOwner? = nil,
         backlog: Int = defaultBacklog
     ) throws(SystemCallError) {
+        self.address = address
+        self.type = type
+        if let kernel = Simulation.kernel {
+            descriptor = try kernel.listen(at: address.path, type: type).descriptor("bind", path: address.path)
+            (device, inode) = (0, 0)
+            return
+        }
         try StaleSocket.remove(at: address)
         let socket = try UnixSocket.bind(to: address, type: type, mode: mode, nonBlocking: true)
         let rawValue = socket.rawValue
         let status = try FileIdentity.status(of: address.path)
         device = UInt64(status.st_dev)
         inode = UInt64(status.st_ino)
-        self.address = address
-        self.type = type
         descriptor = socket
         // From here on deinit removes the file if a call fails.
         if status.st_mode & 0o7777 != mode {
@@ -62,8 +67,8 @@ public final class UnixListener: Sendable {
     }
 
     deinit {
-        // Not if someone else has replaced it: that one is theirs.
-        guard let status = try? FileIdentity.status(of: address.path),
+        // Not if someone else has replaced it: that one is theirs. A simulated one goes with its descriptor.
+        guard descriptor.rawValue < Simulation.firstDescriptor, let status = try? FileIdentity.status(of: address.path),
             UInt64(status.st_dev) == device, UInt64(status.st_ino) == inode
         else { return }
         unlink(address.path)
@@ -73,6 +78,11 @@ public final class UnixListener: Sendable {
     /// stays in the backlog and the listener stays readable, so stop watching it until a descriptor is free.
     public func accept() throws(SystemCallError) -> OwnedFileDescriptor? {
         let listener = descriptor.rawValue
+        if let kernel = Simulation.kernel(of: listener) {
+            let accepted = kernel.accept(listener)
+            if case .failure(.wouldBlock) = accepted { return nil }
+            return try accepted.descriptor("accept4", path: address.path)
+        }
         let result = systemCall { Int(cvsock_accept(listener)) }
         if result >= 0 { return OwnedFileDescriptor(owning: Int32(truncatingIfNeeded: result)) }
         if result == -Int(EAGAIN) || result == -Int(ECONNABORTED) { return nil }

@@ -69,6 +69,9 @@ public enum UnixSocket {
     public static func connect(
         to address: UnixAddress, type: UnixSocketType, nonBlocking: Bool
     ) throws(SystemCallError) -> OwnedFileDescriptor {
+        if let kernel = Simulation.kernel {
+            return try kernel.connect(to: address.path, type: type).descriptor("connect", path: address.path)
+        }
         let socket = try make(type, nonBlocking: nonBlocking)
         let rawValue = socket.rawValue
         try checked("connect", path: address.path) {

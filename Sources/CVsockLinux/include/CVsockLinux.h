@@ -98,6 +98,11 @@ static inline uint32_t cvsock_epoll_events(const struct epoll_event *event) { re
 
 static inline uint64_t cvsock_epoll_token(const struct epoll_event *event) { return event->data.u64; }
 
+static inline void cvsock_epoll_set(struct epoll_event *event, uint32_t events, uint64_t token) {
+    event->events = events;
+    event->data.u64 = token;
+}
+
 static inline int cvsock_epoll_wait(int poller, struct epoll_event *events, int capacity, int milliseconds) {
     return epoll_wait(poller, events, capacity, milliseconds);
 }

@@ -56,11 +56,12 @@ final class EventLoop {
     /// Iterations so far.
     @exclusivity(unchecked) private(set) var iterationCount = 0
     /// The time at which the current iteration began.
-    @exclusivity(unchecked) private(set) var now = Instant(nanoseconds: MonotonicClock.now())
+    @exclusivity(unchecked) private(set) var now: Instant
 
     /// A loop that other threads reach through `mailbox`.
     init(mailbox: LoopMailbox) throws(SystemCallError) {
         poller = try Poller()
+        now = Instant(nanoseconds: poller.now())
         events = PollEventBuffer(capacity: Self.eventBatchCount)
         self.mailbox = mailbox
         try poller.add(mailbox.notifier.rawDescriptor, [.readable], token: .max)
@@ -68,21 +69,29 @@ final class EventLoop {
 
     /// Runs until ``stop()``.
     func run() {
-        while !mustStop {
-            let timeout = nextTimeout()
-            do throws(SystemCallError) {
-                try poller.wait(into: &events, timeoutNanoseconds: timeout)
-            } catch {
-                // epoll_wait fails only for wrong arguments; EINTR has been retried.
-                preconditionFailure("\(error)")
-            }
-            iterationCount &+= 1
-            now = Instant(nanoseconds: MonotonicClock.now())
-            dispatch()
-            while let slot = timers.popExpired(now: now) { timerOwners[slot]?.deadlinePassed() }
-            runTasks()
-        }
+        while !mustStop { turn(timeoutNanoseconds: nextTimeout()) }
     }
+
+    /// One iteration.
+    func turn(timeoutNanoseconds: UInt64?) {
+        do throws(SystemCallError) {
+            try poller.wait(into: &events, timeoutNanoseconds: timeoutNanoseconds)
+        } catch {
+            // epoll_wait fails only for wrong arguments; EINTR has been retried.
+            preconditionFailure("\(error)")
+        }
+        iterationCount &+= 1
+        now = Instant(nanoseconds: poller.now())
+        dispatch()
+        while let slot = timers.popExpired(now: now) { timerOwners[slot]?.deadlinePassed() }
+        runTasks()
+    }
+
+    /// The earliest deadline of a task.
+    var nextDeadline: Instant? { timers.earliest }
+
+    /// Whether the next iteration has work without an event.
+    var hasScheduledTasks: Bool { !scheduled.isEmpty }
 
     /// Ends ``run()`` after the current iteration.
     func stop() { mustStop = true }
@@ -160,7 +169,7 @@ final class EventLoop {
     private func nextTimeout() -> UInt64? {
         guard scheduled.isEmpty else { return 0 }
         guard let deadline = timers.earliest else { return nil }
-        let current = MonotonicClock.now()
+        let current = poller.now()
         return deadline.nanoseconds > current ? deadline.nanoseconds - current : 0
     }
 
