@@ -9,7 +9,7 @@ BUILD_FLAGS = --explicit-target-dependency-import-check error $(SWIFT_BUILD_FLAG
 VSOCK = $(CURDIR)/.build/release/vsock
 FORMATTED = Package.swift Sources Tests Examples Fuzzing/Package.swift Fuzzing/Sources
 
-.PHONY: help setup build release demo test kernel-tests recovery bench gates differential fuzz sanitize coverage \
+.PHONY: help setup build release demo test kernel-tests recovery bench gates differential simulate fuzz sanitize coverage \
 	docs lint format clean
 # Two builds at once would wait for each other.
 .NOTPARALLEL:
@@ -27,6 +27,8 @@ help:
 	@echo 'make coverage lines of the pure layers that their tests run, against their limit'
 	@echo 'make recovery KILLS=100'
 	@echo '              kill a device in the middle of traffic, and start it again'
+	@echo 'make simulate SEED=1 SEEDS=100000'
+	@echo '              run whole systems on virtual time, with faults drawn from seeds'
 	@echo 'make setup    only install what is missing'
 	@echo 'make build    debug build, tests included'
 	@echo 'make release  release build: .build/release/vsock'
@@ -91,6 +93,11 @@ recovery: release
 # Some minutes; `make bench BENCH='--quick'`, `make bench BENCH='--only streams'`.
 bench: release
 	VSOCK_COMMAND=$(VSOCK) Scripts/bench.py tables $(BENCH)
+
+# Whole systems on virtual time, with faults: seeds from SEED on.
+SEEDS ?= 100000
+simulate: setup release
+	$(VSOCK) simulate --seed $(SEED) --seeds $(SEEDS)
 
 gates: setup release
 	VSOCK_COMMAND=$(VSOCK) Scripts/bench.py gates

@@ -50,13 +50,19 @@ let package = Package(
                 "VsockWire", "VsockCore", "VsockSystem", "VsockTransport",
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: settings),
+        // Whole systems on virtual time, over a model of the kernel.
+        .target(
+            name: "VsockSimulation",
+            dependencies: [
+                "VsockWire", "VsockCore", "VirtioQueue", "VsockSystem", "VsockTransport", "VsockTestSupport",
+            ], swiftSettings: settings),
         // What User Mode Linux needs on processors with AMX.
         .target(name: "CGuestXstate"),
         // The command.
         .executableTarget(
             name: "vsock",
             dependencies: [
-                "VsockWire", "VsockCore", "VsockSystem", "VsockTransport", "Vsock",
+                "VsockWire", "VsockCore", "VsockSystem", "VsockTransport", "Vsock", "VsockSimulation",
                 .product(name: "Logging", package: "swift-log"),
                 .product(name: "ArgumentParser", package: "swift-argument-parser"),
                 .product(name: "Yams", package: "Yams"),
@@ -123,6 +129,7 @@ let package = Package(
                 "VsockTestSupport",
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: settings),
+        .testTarget(name: "SimulationTests", dependencies: ["VsockSimulation"], swiftSettings: settings),
         .testTarget(name: "LayeringTests", swiftSettings: settings),
         .testTarget(
             name: "VsockCommandTests",

@@ -11,6 +11,6 @@ struct VsockCommand: ParsableCommand {
         abstract: "Virtio sockets for virtual machines, with SOCK_SEQPACKET, in user space.",
         subcommands: [
             Serve.self, SocketStatistics.self, Connect.self, Listen.self, GuestCommand.self, Dump.self,
-            TestCommand.self, Perf.self, Demo.self,
+            TestCommand.self, Perf.self, Demo.self, Simulate.self,
         ])
 }

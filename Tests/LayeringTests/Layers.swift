@@ -49,13 +49,20 @@ struct Layer {
         Layer(
             "Vsock", layers: ["VsockWire", "VsockCore", "VsockSystem", "VsockTransport"], libraries: ["Logging"],
             systemModules: ["Synchronization"]),
+        // Shared by tests: knows wire and core, and no more than they do.
+        Layer("VsockTestSupport", layers: ["VsockWire", "VsockCore"], isPure: true),
+        // Whole systems over a model of the kernel: not a clock, not a system call of its own.
+        Layer(
+            "VsockSimulation",
+            layers: [
+                "VsockWire", "VsockCore", "VirtioQueue", "VsockSystem", "VsockTransport", "VsockTestSupport",
+            ], isPure: true),
         // C: preloaded into User Mode Linux; no part of this process.
         Layer("CGuestXstate"),
         Layer(
-            "vsock", layers: ["VsockWire", "VsockCore", "VsockSystem", "VsockTransport", "Vsock"],
+            "vsock",
+            layers: ["VsockWire", "VsockCore", "VsockSystem", "VsockTransport", "Vsock", "VsockSimulation"],
             libraries: ["ArgumentParser", "Histogram", "Logging", "Yams"], systemModules: ["Synchronization"]),
-        // Shared by tests: knows wire and core, and no more than they do.
-        Layer("VsockTestSupport", layers: ["VsockWire", "VsockCore"], isPure: true),
         // Shared by tests: programs and their output.
         Layer("VsockTestPrograms", layers: ["VsockSystem"]),
         // The differential tester: no part of the product.
