@@ -20,6 +20,8 @@ private struct CoreStorm: ~Copyable {
 
     var endpoint: Endpoint
     var now: UInt64 = 0
+    /// The largest receive buffer that a peer can have been told of.
+    var largestBuffer: UInt32
 
     init(_ input: inout FuzzInput) {
         let options = input.byte()
@@ -32,6 +34,7 @@ private struct CoreStorm: ~Copyable {
         configuration.limitsUnreadPackets = options & 0x20 == 0
         configuration.answersForAnyCID = options & 0x40 != 0
         configuration.ephemeralPorts = 0...3
+        largestBuffer = configuration.bufferByteCount
         endpoint = Endpoint(configuration)
         try? endpoint.listen(.stream, port: 1, backlog: 2)
         try? endpoint.listen(.seqpacket, port: 2, backlog: 2)
@@ -120,7 +123,10 @@ private struct CoreStorm: ~Copyable {
             try? endpoint.beginRecord(id, byteCount: byteCount, endOfRecord: input.flag())
         case 8...11: try send(id, &input)
         case 12: _ = endpoint.hasCredit(id, byteCount: input.below(5000), packetCount: input.below(10))
-        case 13: endpoint.setBuffer(id, byteCount: UInt32(truncatingIfNeeded: input.number()))
+        case 13:
+            let byteCount = UInt32(truncatingIfNeeded: input.number())
+            largestBuffer = max(largestBuffer, byteCount)
+            endpoint.setBuffer(id, byteCount: byteCount)
         case 14:
             let framing = endpoint.configuration.framing
             if framing == .rfcV5 { endpoint.abandonRecord(id) }
@@ -167,7 +173,7 @@ private struct CoreStorm: ~Copyable {
             guard let connection = endpoint.snapshot(id) else { continue }
             let credit = connection.credit
             try expect(
-                credit.receivedByteCount <= credit.bufferAllocation && credit.peerFreeByteCount >= 0
+                credit.receivedByteCount <= largestBuffer && credit.peerFreeByteCount >= 0
                     && credit.peerFreeByteCount <= Int(UInt32.max), "credit is kept")
         }
     }

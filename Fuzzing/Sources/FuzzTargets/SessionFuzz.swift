@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A monitor on a real socket: messages that are nearly right, with descriptors that are the right ones, other ones, too
-// many or none, in any order, whole or in pieces; rings in memory that it writes to. No descriptor may be lost or
-// closed twice, and nothing is left when the monitor has gone.
+// many or none, in any order, whole or in pieces; rings in memory that it writes to. No descriptor may be lost,
+// and nothing is left when the monitor has gone.
 
 import VhostUser
 import VsockSystem
@@ -45,6 +45,8 @@ private final class HostileMonitor {
     private var socket: OwnedFileDescriptor?
     private let memory: SharedMemory
     private let notifier: EventNotifier
+    /// What no message wants. Not the session's own socket: a session does not end while it holds the other end of it.
+    private let stray: OwnedFileDescriptor
     private let end = SessionEnd()
 
     private final class SessionEnd { var hasCome = false }
@@ -53,6 +55,8 @@ private final class HostileMonitor {
         let pair = try UnixSocket.makePair(.stream, nonBlocking: true)
         memory = try SharedMemory(name: "fuzz", byteCount: Self.memoryByteCount)
         notifier = try EventNotifier()
+        let strays = try UnixSocket.makePair(.stream, nonBlocking: true)
+        stray = strays.first
         session = try VhostUserSession(pair.first, device: fuzz.device, loop: fuzz.loop, log: fuzz.log) {
             [end] in end.hasCome = true
         }
@@ -85,7 +89,7 @@ private final class HostileMonitor {
     /// Mostly what the message wants.
     private func descriptors(for message: [UInt8], _ input: inout FuzzInput) -> [Int32] {
         if input.below(8) == 0 {
-            let kinds = [memory.rawDescriptor, notifier.rawDescriptor, socket?.rawValue ?? 0]
+            let kinds = [memory.rawDescriptor, notifier.rawDescriptor, stray.rawValue]
             return (0..<input.below(17)).map { _ in input.pick(kinds) }
         }
         switch message.first.flatMap({ FrontendMessageType(rawValue: UInt32($0)) }) {
