@@ -96,7 +96,7 @@ private final class HostileMonitor {
         case .setMemoryTable:
             let count = message.count > 12 ? Int(message[12]) : 0
             return [Int32](repeating: memory.rawDescriptor, count: min(count, 16))
-        case .addMemoryRegion: return [memory.rawDescriptor]
+        case .addMemoryRegion, .setInflightDescriptor: return [memory.rawDescriptor]
         case .setVringKick, .setVringCall, .setVringError:
             return message.count > 13 && message[13] & 1 == 1 ? [] : [notifier.rawDescriptor]
         case .setBackendRequestDescriptor: return [notifier.rawDescriptor]

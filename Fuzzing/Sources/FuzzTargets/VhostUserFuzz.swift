@@ -7,6 +7,8 @@
 
 enum VhostUserFuzz {
     private static let slotLimit = 4
+    /// STATUS, CONFIGURE_MEM_SLOTS, INFLIGHT_SHMFD, CONFIG, REPLY_ACK, MQ.
+    private static let usualProtocolFeatures: UInt64 = 0b1_1001_0010_0000_1001
 
     static func run(_ input: inout FuzzInput) throws(FuzzFinding) {
         let protocolFeatures: ProtocolFeatures = [
@@ -71,12 +73,16 @@ enum VhostUserFuzz {
             append(UInt32(input.below(12)))
             append(UInt32(input.below(3)))
             payload += input.padded(input.below(16))
+        case .getInflightDescriptor, .setInflightDescriptor:
+            append(input.flag() ? input.number() : UInt64(input.integer(UInt16.self)))
+            append(input.below(4) == 0 ? input.number() : UInt64(input.below(4)) << 12)
+            append(UInt16(input.below(5)))
+            let size: UInt16 = 1 << UInt16(input.below(12))
+            append(input.below(4) == 0 ? input.integer() : size)
         case .setFeatures:
             append(input.flag() ? (1 << 32 | 1 << 30 | 2) & ~(UInt64(input.below(4)) << 29) : input.number())
         case .setProtocolFeatures:
-            append(
-                input.flag() ? UInt64(input.integer(UInt32.self)) : UInt64(1 << 16 | 1 << 15 | 1 << 9 | 1 << 3 | 1 << 0)
-            )
+            append(input.flag() ? UInt64(input.integer(UInt32.self)) : Self.usualProtocolFeatures)
         default:
             append(input.number())
         }
@@ -134,7 +140,8 @@ enum VhostUserFuzz {
     private static func complete(
         _ request: BackendRequest, _ header: MessageHeader, _ session: inout BackendSession, _ input: inout FuzzInput
     ) throws(FuzzFinding) {
-        let result: BackendResult = [.success, .success, .failure, .queueBase(input.integer())][input.below(4)]
+        var result: BackendResult = [.success, .success, .failure, .queueBase(input.integer())][input.below(4)]
+        if case .getInflight(let area) = request.action, result == .success { result = .inflight(area) }
         if let reply = session.complete(request, result) {
             try check(reply, to: header)
         } else {
@@ -150,7 +157,9 @@ enum VhostUserFuzz {
         try expect(
             answered.isReply && !answered.needsReply && answered.request == header.request
                 && reply.bytes.count == MessageHeader.byteCount + answered.payloadByteCount
-                && reply.descriptorCount == 0, "a reply answers the request")
+                && reply.descriptorCount
+                    <= (header.request == FrontendMessageType.getInflightDescriptor.rawValue ? 1 : 0),
+            "a reply answers the request")
     }
 
     private static func checkInvariants(_ session: BackendSession) throws(FuzzFinding) {
