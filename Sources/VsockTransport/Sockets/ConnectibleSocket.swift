@@ -37,6 +37,8 @@ public struct ReceiveOperation {
 public struct ConnectOperation {
     var hasStarted = false
     var deadline: Instant?
+    /// Before this, the kernel has not given up connecting by itself.
+    var kernelDeadline: Instant?
     /// What a descriptor's handshake has read so far.
     var answer: [UInt8] = []
 

@@ -79,6 +79,7 @@ extension DescriptorSocket {
             socket.hybridLocal = port
             socket.hybridSendBuffer = sendBuffer
             try socket.adopt(accepted)
+            if case .kernel = family { socket.readKernelSettings() }
             try socket.prepareForData()
             return .done(socket)
         }
@@ -91,7 +92,7 @@ extension DescriptorSocket {
         switch family {
         case .kernel:
             return operation.hasStarted
-                ? try finishKernelConnect() : try startKernelConnect(address, &operation)
+                ? try finishKernelConnect(address, operation) : try startKernelConnect(address, &operation)
         case .hybrid(let path):
             if !operation.hasStarted { try startHybridConnect(path, address, &operation) }
             return try finishHybridConnect(address, &operation)
@@ -106,6 +107,8 @@ extension DescriptorSocket {
     private func startKernelConnect(
         _ address: VsockAddress, _ operation: inout ConnectOperation
     ) throws(SocketError) -> Attempt<Void> {
+        let now = Instant(nanoseconds: MonotonicClock.now())
+        operation.kernelDeadline = now.advanced(byNanoseconds: settings.connectTimeoutNanoseconds)
         let (isDone, ticket) = try withDescriptor(.writable) { (raw, ticket) throws(SocketError) in
             let isDone = try Self.call { () throws(SystemCallError) in
                 try VsockKernelSocket.connect(
@@ -120,12 +123,15 @@ extension DescriptorSocket {
         return .done(())
     }
 
-    private func finishKernelConnect() throws(SocketError) -> Attempt<Void> {
+    private func finishKernelConnect(
+        _ address: VsockAddress, _ operation: ConnectOperation
+    ) throws(SocketError) -> Attempt<Void> {
         let ticket = try withDescriptor(.writable) { (raw, ticket) throws(SocketError) -> WaitTicket? in
             let events = try Self.call { () throws(SystemCallError) in
                 try DescriptorIO.waitUntilReady(raw, for: .writable, timeoutNanoseconds: 0)
             }
             guard !events.isEmpty else { return ticket }
+            if events.contains(.error) { try takeRefusal(raw, address, operation) }
             let error = try Self.call { () throws(SystemCallError) in try SocketOptions.takeError(raw) }
             if let error { throw SocketError(errno: error.rawValue) }
             return nil
@@ -133,6 +139,27 @@ extension DescriptorSocket {
         if let ticket { return .blocked(ticket) }
         try prepareForData()
         return .done(())
+    }
+
+    /// Throws what a connect came to that was refused. By SO_ERROR alone the kernel would go on to take the socket for
+    /// one that connects, and say EALREADY; a connect that may wait takes the error, at once, and leaves the socket as
+    /// new. Not one that has run out of time: that is as new already, and would connect again.
+    private func takeRefusal(
+        _ raw: Int32, _ address: VsockAddress, _ operation: ConnectOperation
+    ) throws(SocketError) {
+        let now = Instant(nanoseconds: MonotonicClock.now())
+        guard let deadline = operation.kernelDeadline, now < deadline else { return }
+        do throws(SocketError) {
+            try Self.call { () throws(SystemCallError) in
+                try DescriptorIO.setNonBlocking(raw, false)
+                defer { try? DescriptorIO.setNonBlocking(raw) }
+                _ = try VsockKernelSocket.connect(
+                    raw, to: VsockKernelAddress(cid: address.cid.rawValue, port: address.port.rawValue))
+            }
+        } catch {
+            // It was connected, and has ended since: SO_ERROR says how.
+            guard error == .alreadyConnected else { throw error }
+        }
     }
 
     // MARK: A hybrid device's

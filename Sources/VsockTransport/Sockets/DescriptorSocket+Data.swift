@@ -77,8 +77,10 @@ extension DescriptorSocket {
                 return .done(result(operation, isEnd: true))
             case .count(let count):
                 operation.copiedByteCount += count
-                // A second look would see the same bytes again, and more only if more can come.
                 guard operation.options.peeks, operation.copiedByteCount < wanted else { continue }
+                // A second look would see the same bytes again, and more only if more can come: a Unix socket waits for
+                // that, AF_VSOCK does not.
+                if case .kernel = family { return .done(result(operation, isEnd: false)) }
                 return hasHungUp(raw) ? .done(result(operation, isEnd: false)) : .blocked(ticket)
             case .wouldBlock:
                 return .blocked(ticket)

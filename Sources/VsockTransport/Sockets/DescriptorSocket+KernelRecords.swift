@@ -5,7 +5,8 @@
 // at the peer, and trying again sends it twice (virtio_transport_seqpacket_enqueue; nothing tells how much went). So a
 // record that has begun must go on to its end. A thread that may block for any time sends it itself, as with every
 // blocking socket. For a task, with a time limit and with MSG_DONTWAIT a thread of its own sends a copy, and a send that
-// gives up meanwhile has sent its record.
+// gives up meanwhile has sent its record. With MSG_DONTWAIT that is not before the thread has had the time to say what
+// the kernel answers at once: that the record has gone, or is too long.
 //
 //      idle --- attempt, writable ---> sending --- send(2) returns ---> ended --- next attempt ---> idle
 //                                         |
@@ -35,6 +36,9 @@ extension DescriptorSocket {
             if case .sending = self { true } else { false }
         }
     }
+
+    /// How long a send that does not wait looks for the kernel's answer: some hundred times what it takes.
+    private static let promptNanoseconds: UInt64 = 10_000_000
 
     /// Begins a record, or looks what came of it.
     func attemptSendKernelRecord(
@@ -66,7 +70,18 @@ extension DescriptorSocket {
                 lock.withLock { recordSending = .idle }
                 throw .noBufferSpace
             }
-            return .blocked(ticket)
+            return operation.options.doesNotWait ? try promptOutcome(&operation) : .blocked(ticket)
+        }
+    }
+
+    /// What came of the record, unless the kernel waits with it.
+    private func promptOutcome(_ operation: inout SendOperation) throws(SocketError) -> Attempt<Int> {
+        let deadline = Instant(nanoseconds: MonotonicClock.now()).advanced(byNanoseconds: Self.promptNanoseconds)
+        while true {
+            let attempt = try recordOutcome(&operation)
+            guard case .blocked(let ticket) = attempt, waits.wait(ticket, until: deadline) == .ready else {
+                return attempt
+            }
         }
     }
 

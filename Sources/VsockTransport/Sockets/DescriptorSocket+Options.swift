@@ -64,18 +64,21 @@ extension DescriptorSocket {
         }
     }
 
-    /// The sizes as the kernel has them, which keeps them in order.
-    func readKernelBuffers() {
-        let sizes = try? withDescriptor(.any) { (raw, _) throws(SocketError) in
+    /// Sizes and connect timeout as the kernel has them: it keeps the sizes in order, and a connection has those that
+    /// its listener had when the peer asked.
+    func readKernelSettings() {
+        let settings = try? withDescriptor(.any) { (raw, _) throws(SocketError) in
             try Self.call { () throws(SystemCallError) in
                 (
                     try VsockKernelSocket.buffer(raw, .size), try VsockKernelSocket.buffer(raw, .minimumSize),
-                    try VsockKernelSocket.buffer(raw, .maximumSize)
+                    try VsockKernelSocket.buffer(raw, .maximumSize), try VsockKernelSocket.connectTimeout(raw)
                 )
             }
         }
-        guard let sizes else { return }
-        change { ($0.bufferSize, $0.bufferMinimumSize, $0.bufferMaximumSize) = sizes }
+        guard let settings else { return }
+        change {
+            ($0.bufferSize, $0.bufferMinimumSize, $0.bufferMaximumSize, $0.connectTimeoutNanoseconds) = settings
+        }
     }
 
     /// Options that a hybrid socket has from the start. All are best effort: the kernel's limits are the user's.
@@ -107,7 +110,7 @@ extension DescriptorSocket {
                 try VsockKernelSocket.setBuffer(raw, option, byteCount: size)
             }
         }
-        readKernelBuffers()
+        readKernelSettings()
     }
 
     private func change(_ body: (inout SocketSettings) -> Void) { lock.withLock { body(&settingsInForce) } }

@@ -60,7 +60,7 @@ public final class DescriptorSocket: ConnectibleSocket, @unchecked Sendable {
             try VsockKernelSocket.make(type: unixType, nonBlocking: true)
         }
         try adopt(descriptor)
-        readKernelBuffers()
+        readKernelSettings()
     }
 
     /// A socket through the hybrid device at `path`.
