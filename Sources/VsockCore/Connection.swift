@@ -67,6 +67,9 @@ struct Connection: Sendable {
         case established
         case closing
         case resetting
+
+        /// Whether one side has asked for the connection and the other has not answered.
+        var isHalfOpen: Bool { self == .connecting || self == .requested }
     }
 
     var generation: UInt32

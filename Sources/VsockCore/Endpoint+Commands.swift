@@ -29,7 +29,7 @@ extension Endpoint {
     /// Asks the peer for a connection, as `localCID` where this side answers for several; ``Reception/connected(_:)`` or ``Reception/connectFailed(_:_:)`` follows, or
     /// ``Expiry/connectTimedOut(_:)``.
     /// - Throws: ``SocketError/socketTypeNotSupported``; ``SocketError/addressInUse`` when the local port is taken
-    ///   or no ephemeral port is free; ``SocketError/noBufferSpace`` at the limit of connections.
+    ///   or no ephemeral port is free; ``SocketError/noBufferSpace`` at a limit of connections.
     public mutating func connect(
         _ type: SocketType, to peer: VsockAddress, as localCID: VsockAddress.ContextID? = nil,
         from localPort: UInt32? = nil, timeoutNanoseconds: UInt64? = nil, now: Instant
@@ -54,7 +54,7 @@ extension Endpoint {
     /// Accepts a connection that was ``Reception/requested(_:)``.
     public mutating func accept(_ id: ConnectionID) {
         guard let slot = slot(id), connections[slot].state == .requested else { return }
-        connections[slot].state = .established
+        move(slot, to: .established)
         enqueue(slot, .response)
     }
 
@@ -79,7 +79,7 @@ extension Endpoint {
         guard let slot = slot(id) else { return }
         switch connections[slot].state {
         case .established where connections[slot].peerShutdown != .both:
-            connections[slot].state = .closing
+            move(slot, to: .closing)
             connections[slot].localShutdown = .both
             connections[slot].generation &+= 1
             timers.set(slot, deadline: now.advanced(byNanoseconds: configuration.closeTimeoutNanoseconds))

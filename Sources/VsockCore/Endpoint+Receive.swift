@@ -73,7 +73,7 @@ extension Endpoint {
         updateCredit(slot, from: header)
         guard listener != nil else { return .requested(id(slot)) }
         listeners[flow.localPort]?.waitingCount += 1
-        connections[slot].state = .established
+        move(slot, to: .established)
         enqueue(slot, .response)
         return .accepted(id(slot))
     }
@@ -83,7 +83,7 @@ extension Endpoint {
         switch header.operation {
         case .response:
             timers.cancel(slot)
-            connections[slot].state = .established
+            move(slot, to: .established)
             return .connected(id)
         case .invalid:
             return drop(.ending)

@@ -31,6 +31,8 @@ public struct Endpoint: ~Copyable, Sendable {
     /// The slots of flows looked up lately, so that a packet costs no hash that a peer cannot foresee: whoever makes its
     /// flows collide here only gets that hash back. An entry may be stale; the connection says whose it is.
     var recentSlots = [Int32](repeating: 0, count: FlowKey.cacheEntryCount)
+    /// Connections that have been asked for and not answered.
+    public internal(set) var halfOpenCount = 0
     var listeners: [UInt32: Listener] = [:]
     var asksForUnboundPorts = false
     var timers = TimerQueue()
@@ -120,6 +122,10 @@ public struct Endpoint: ~Copyable, Sendable {
 
     /// Takes a slot for a flow that is not in the table; nil when the limit is reached.
     mutating func allocate(_ flow: FlowKey, type: SocketType, state: Connection.State) -> Int? {
+        guard !state.isHalfOpen || halfOpenCount < configuration.maximumHalfOpenCount else {
+            counters.refusedByLimit += 1
+            return nil
+        }
         let slot: Int
         var connection = Connection(
             generation: 0, state: state, type: type, flow: flow,
@@ -140,15 +146,23 @@ public struct Endpoint: ~Copyable, Sendable {
             slot = connections.count
             connections.append(connection)
         }
+        if state.isHalfOpen { halfOpenCount += 1 }
         flows[flow] = Int32(truncatingIfNeeded: slot)
         counters.connectionsOpened += 1
         return slot
     }
 
+    /// Gives a connection another state.
+    mutating func move(_ slot: Int, to state: Connection.State) {
+        if connections[slot].state.isHalfOpen { halfOpenCount -= 1 }
+        if state.isHalfOpen { halfOpenCount += 1 }
+        connections[slot].state = state
+    }
+
     mutating func free(_ slot: Int) {
         timers.cancel(slot)
         flows[connections[slot].flow] = nil
-        connections[slot].state = .free
+        move(slot, to: .free)
         connections[slot].pending = []
         freeSlots.append(Int32(truncatingIfNeeded: slot))
         counters.connectionsClosed += 1
@@ -157,7 +171,7 @@ public struct Endpoint: ~Copyable, Sendable {
     /// Ends a connection with an RST to the peer.
     mutating func reset(_ slot: Int) {
         timers.cancel(slot)
-        connections[slot].state = .resetting
+        move(slot, to: .resetting)
         connections[slot].pending = []
         enqueue(slot, .reset)
     }
@@ -233,7 +247,8 @@ public struct EndpointCounters: Sendable, Equatable {
     public var connectionsOpened = 0
     /// Connections that gave their slot back.
     public var connectionsClosed = 0
-    /// Connections refused because ``EndpointConfiguration/maximumConnectionCount`` was reached.
+    /// Connections refused because ``EndpointConfiguration/maximumConnectionCount`` or
+    /// ``EndpointConfiguration/maximumHalfOpenCount`` was reached.
     public var refusedByLimit = 0
 }
 

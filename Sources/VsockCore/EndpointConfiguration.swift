@@ -14,6 +14,8 @@ public struct EndpointConfiguration: Sendable {
     public static let defaultBufferByteCount: UInt32 = 256 * 1024
     /// Connections of one device: well above what a guest uses, a few MiB of memory when all are open.
     public static let defaultMaximumConnectionCount = 16_384
+    /// Connections that have been asked for and not answered: each waits two seconds at most.
+    public static let defaultMaximumHalfOpenCount = 4096
     /// Resets owed to packets without a connection. A carrier stops taking packets when they are not fetched, which
     /// is the "additional resources" of virtio 1.3 "Socket Device / Virtqueue Flow Control".
     public static let defaultMaximumReplyCount = 256
@@ -45,6 +47,8 @@ public struct EndpointConfiguration: Sendable {
     public var limitsUnreadPackets = true
     /// See ``defaultMaximumConnectionCount``.
     public var maximumConnectionCount = defaultMaximumConnectionCount
+    /// See ``defaultMaximumHalfOpenCount``.
+    public var maximumHalfOpenCount = defaultMaximumHalfOpenCount
     /// See ``defaultMaximumReplyCount``.
     public var maximumReplyCount = defaultMaximumReplyCount
 

@@ -37,6 +37,33 @@ import VsockTransport
         #expect(vms.map(\.seqpacket) == [.auto, .off, .auto])
     }
 
+    @Test("what is given for all VMs holds for those that do not say otherwise")
+    func defaults() throws {
+        var defaults = VirtualMachineOption.noDefaults
+        defaults.bufferByteCount = 4096
+        defaults.queueSize = 128
+        defaults.seqpacket = .off
+        defaults.groups = ["g"]
+        defaults.limits = try VirtualMachineOption.limits("max_connections=7,max-lingering=8", on: DeviceLimits())
+        for vm in [
+            try VirtualMachineOption.parse("socket=/s,uds-path=/v,max-lingering=9", defaults: defaults),
+            try #require(
+                try ConfigurationFile.parse(
+                    "vms:\n  - {socket: /s, uds_path: /v, max_lingering: 9}\n", defaults: defaults
+                ).first),
+        ] {
+            #expect(vm.socketPath == "/s" && vm.hybridPath == "/v" && vm.guestCID == 3)
+            #expect(vm.bufferByteCount == 4096 && vm.queueSize == 128 && vm.seqpacket == .off && vm.groups == ["g"])
+            #expect(vm.limits[.connections] == 7 && vm.limits[.lingering] == 9)
+            #expect(vm.limits[.silentClients] == DeviceLimits.Name.silentClients.defaultValue)
+        }
+        for text in [
+            "socket=/s", "max-connections", "max-connections=0", "max-connections=x", "max-connections=1000001",
+        ] {
+            #expect(throws: VirtualMachineError.self) { try VirtualMachineOption.limits(text, on: DeviceLimits()) }
+        }
+    }
+
     @Test(
         "a bad file is named with the line and the key",
         arguments: [
@@ -79,6 +106,7 @@ import VsockTransport
             ["--vm", "socket=/s"], ["--vm", "socket=/s,uds-path=/v,groups=a++b"], ["--vm", "socket=/s,colour=red"],
             ["--vm", "socket=/s,uds-path=/v", "--config", "/x"], ["--config", "/x", "--socket", "/s"],
             ["--socket", "/s", "--uds-path", "/v", "--groups", "+"],
+            ["--socket", "/s", "--uds-path", "/v", "--limit", "max-colours=3"],
         ] {
             let result = try RunningCommand(["serve"] + arguments, inputPath: "/dev/null").finish()
             #expect(result.status == 64 && result.errorLine != nil, "\(arguments): \(result.error)")

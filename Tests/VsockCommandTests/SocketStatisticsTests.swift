@@ -75,6 +75,20 @@ import VsockWire
         withExtendedLifetime((stream, records)) {}
     }
 
+    @Test("the limits of each VM: value, what counts against it, and how often it was reached")
+    func limits() throws {
+        let command = try RunningCommand(
+            ["ss", "--limits", "--control", directory.file("c"), "4"], inputPath: "/dev/null")
+        let rows = try readAllText(command.output).split(separator: "\n").map {
+            $0.split(separator: " ").map { String($0) }
+        }
+        #expect(try command.finish().status == 0)
+        #expect(rows.first == ["CID", "Limit", "Value", "Current", "Reached"])
+        #expect(rows.dropFirst().map { $0[1] } == DeviceLimits.Name.allCases.map(\.rawValue))
+        #expect(rows.contains(["4", "max-connections", "16384", "0", "0"]))
+        #expect(rows.contains(["4", "max-chain-segments", "4096", "-", "0"]))
+    }
+
     @Test("no daemon, no such VM, wrong usage: one line that says so")
     func errors() throws {
         for (arguments, status, part) in [

@@ -61,6 +61,36 @@ struct LimitTests {
         try host.listen(.seqpacket, port: 1234, backlog: 1)
     }
 
+    @Test("half-open connections: refused at the limit in both directions; an answer, a refusal and an end make room")
+    func halfOpen() throws {
+        var configuration = EndpointConfiguration.host()
+        configuration.maximumHalfOpenCount = 2
+        var host = Endpoint(configuration)
+        host.askForUnboundPorts()
+        let address = VsockAddress(cid: 3, port: 9)
+        let connecting = try host.connect(.stream, to: address, now: Self.start)
+        guard case .requested(let requested) = host.receive(PacketBuilder(port: 1).packet(.request)) else {
+            Issue.record("not requested")
+            return
+        }
+        let refused = host.receive(PacketBuilder(port: 2).packet(.request))
+        #expect(refused == .dropped(.limitReached))
+        #expect(throws: SocketError.noBufferSpace) { try host.connect(.stream, to: address, now: Self.start) }
+        #expect(host.counters.refusedByLimit == 2)
+        host.accept(requested)
+        #expect(host.halfOpenCount == 1)
+        guard case .requested(let next) = host.receive(PacketBuilder(port: 3).packet(.request)) else {
+            Issue.record("not requested")
+            return
+        }
+        host.refuse(next)
+        host.abort(connecting)
+        #expect(host.halfOpenCount == 0)
+        _ = try host.connect(.stream, to: address, now: Self.start)
+        host.forgetAll()
+        #expect(host.halfOpenCount == 0)
+    }
+
     @Test("connections: refused at the limit in both directions, and counted; a freed slot is used again")
     func connections() throws {
         var configuration = EndpointConfiguration.host()

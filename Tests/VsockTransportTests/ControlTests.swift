@@ -91,7 +91,7 @@ struct ControlTests {
     func commands() throws {
         #expect(try ask("sockets 9\n") == [.error("there is no VM with CID 9")])
         for command in ["\n", "help\n", "sockets 3 4\n", "socketss\n"] {
-            #expect(try ask(command) == [.error("the command is sockets, or sockets CID")], "\(command)")
+            #expect(try ask(command) == [.error("the command is sockets or limits, and perhaps a CID")], "\(command)")
         }
         let endless = try HostProgram(connectingTo: path, type: .stream)
         try endless.send(String(repeating: "x", count: 65))

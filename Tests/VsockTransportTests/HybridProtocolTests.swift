@@ -221,7 +221,7 @@ struct HybridProtocolTests {
         let device = try TestDevice()
         let guest = try device.guest()
         try guest.listen(.stream, port: 52)
-        let limit = HybridListener.maximumClientCount
+        let limit = DeviceLimits()[.silentClients]
         var clients: [HostProgram] = []
         for _ in 0..<limit { clients.append(try device.client()) }
         try eventually { try device.inspect { $0.host.listener?.clientCount } == limit }

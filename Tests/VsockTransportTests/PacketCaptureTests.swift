@@ -161,6 +161,16 @@ struct PacketCaptureTests {
         #expect(try FileSystem.read(path)[16] == UInt8(limit))
     }
 
+    @Test("a capture ends at its limit, with whole packets, says so once, and leaves the traffic alone")
+    func byteLimit() throws {
+        let path = directory.file("c")
+        let capture = try PacketCapture(path: path, byteLimit: 24 + 2 * (16 + 76 + 100) + 50, log: log.logger)
+        for _ in 0..<5 { send(capture, payload: pattern(100)) }
+        #expect(try readCapture(path).count == 2)
+        #expect(log.lines.filter { $0.contains("has ended at its limit") }.count == 1)
+        capture.finish()
+    }
+
     @Test("a capture that cannot be written any more ends, says so once, and leaves the traffic alone")
     func broken() throws {
         SignalReceiver.ignoreBrokenPipe()

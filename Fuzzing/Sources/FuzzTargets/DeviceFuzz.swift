@@ -77,7 +77,8 @@ final class DeviceUnderFuzz {
             endpoint.connectTimeoutNanoseconds = 0
             endpoint.closeTimeoutNanoseconds = 0
         }
-        host = HybridHost(path: path, endpoint: endpoint, loop: loop, log: log)
+        host = HybridHost(
+            path: path, endpoint: endpoint, limits: LimitWatch(configuration.limits, log: log), loop: loop, log: log)
         device = VsockDevice(configuration, host: host, loop: loop, log: log)
     }
 

@@ -5,9 +5,11 @@
 //
 //      sockets\n                   all VMs
 //      sockets 3\n                 the VM with CID 3
+//      limits\n, limits 3\n        the same for the limits of VMs
 //
 //      vm 3 ready /run/vm3.vsock                                             a VM: ready or waiting; PATH of the host
 //      socket stream ESTAB 2:1073741824 3:1234 0 0 262144 262144             the fields of SocketEntry, in order
+//      limit max-connections 16384 12 0                                      name, value, current (- for none), reached
 //      error there is no VM with CID 9                                       instead of all others
 //      end                                                                   the answer is complete
 //
@@ -21,6 +23,8 @@ public enum ControlLine: Sendable, Equatable {
     case vm(cid: UInt32, isReady: Bool, path: String)
     /// A socket of the last VM.
     case socket(SocketEntry)
+    /// A limit of the last VM.
+    case limit(LimitEntry)
     /// Why there is no answer.
     case error(String)
     /// The answer is complete.
@@ -41,6 +45,11 @@ public enum ControlLine: Sendable, Equatable {
                 return nil
             }
             self = .socket(entry)
+        case "limit":
+            guard let entry = LimitEntry(controlWords: line.split(separator: " ").dropFirst().map { String($0) }) else {
+                return nil
+            }
+            self = .limit(entry)
         case "error":
             self = .error(line.split(separator: " ", maxSplits: 1).dropFirst().first.map { String($0) } ?? "")
         case "end" where words.count == 1:
@@ -56,6 +65,7 @@ public enum ControlLine: Sendable, Equatable {
         case .vm(let cid, let isReady, let path):
             "vm \(cid) \(isReady ? "ready" : "waiting") \(Self.oneLine(path))\n"
         case .socket(let entry): "socket \(entry.controlWords)\n"
+        case .limit(let entry): "limit \(entry.controlWords)\n"
         case .error(let reason): "error \(Self.oneLine(reason))\n"
         case .end: "end\n"
         }
@@ -86,6 +96,19 @@ extension SocketEntry {
         sendQueueByteCount = numbers[1]
         receiveCredit = numbers[2]
         sendCredit = numbers[3]
+    }
+}
+
+extension LimitEntry {
+    fileprivate var controlWords: String {
+        "\(name.rawValue) \(limit) \(current.map { "\($0)" } ?? "-") \(reachedCount)"
+    }
+
+    fileprivate init?(controlWords words: [String]) {
+        guard words.count == 4, let name = DeviceLimits.Name(rawValue: words[0]), let limit = Int(words[1]),
+            let reachedCount = Int(words[3]), words[2] == "-" || Int(words[2]) != nil
+        else { return nil }
+        self.init(name: name, limit: limit, current: Int(words[2]), reachedCount: reachedCount)
     }
 }
 

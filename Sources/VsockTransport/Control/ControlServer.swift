@@ -63,8 +63,8 @@ public final class ControlServer: Sendable {
             write(Array(lines.map(\.text).joined().utf8), to: client, stop, until: deadline)
         }
         let words = command.split(separator: " ")
-        guard words.first == "sockets", words.count <= 2 else {
-            _ = say([.error("the command is sockets, or sockets CID")])
+        guard words.first == "sockets" || words.first == "limits", words.count <= 2 else {
+            _ = say([.error("the command is sockets or limits, and perhaps a CID")])
             return
         }
         let all = daemon.guestCIDs
@@ -79,7 +79,9 @@ public final class ControlServer: Sendable {
                 return
             }
             let vm = ControlLine.vm(cid: cid, isReady: table.isReady, path: table.path)
-            guard say([vm] + table.sockets.map(ControlLine.socket)) else { return }
+            let lines =
+                words[0] == "limits" ? table.limits.map(ControlLine.limit) : table.sockets.map(ControlLine.socket)
+            guard say([vm] + lines) else { return }
         }
         _ = say([.end])
     }

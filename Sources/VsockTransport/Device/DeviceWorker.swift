@@ -88,6 +88,8 @@ public struct DeviceTable: Sendable {
     public let isReady: Bool
     /// Its connections.
     public let sockets: [SocketEntry]
+    /// How its limits stand.
+    public let limits: [LimitEntry]
 }
 
 /// The devices of one worker.
@@ -99,6 +101,7 @@ private final class ServedDevices: @unchecked Sendable {
         guard let device = devices.first(where: { $0.configuration.guestCID == guestCID }) else { return nil }
         return DeviceTable(
             path: device.configuration.hybridPath, isReady: device.isReady,
-            sockets: device.hostSide.exclusively { device.hostSide.socketEntries })
+            sockets: device.hostSide.exclusively { device.hostSide.socketEntries },
+            limits: device.limitEntries)
     }
 }

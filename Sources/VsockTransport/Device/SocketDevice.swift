@@ -19,11 +19,7 @@ public final class SocketDevice: Sendable {
         guard guest.isGuest else {
             throw DeviceDaemonError("guest-cid \(configuration.guestCID) is reserved: use 3 to 4294967294")
         }
-        var endpoint = EndpointConfiguration(localCID: .host, peerCID: guest, framing: .none)
-        endpoint.bufferByteCount = configuration.bufferByteCount
-        endpoint.connectTimeoutNanoseconds = configuration.connectTimeoutNanoseconds
-        endpoint.closeTimeoutNanoseconds = configuration.closeTimeoutNanoseconds
-        let table = SocketTable(endpoint, isReady: false, reservesLowPorts: reservesLowPorts)
+        let table = SocketTable(configuration.endpoint, isReady: false, reservesLowPorts: reservesLowPorts)
         do throws(SystemCallError) {
             let mailbox = try LoopMailbox()
             host = SocketDeviceHost(table, guestCID: guest, mailbox: mailbox)

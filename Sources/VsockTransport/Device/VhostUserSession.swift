@@ -66,7 +66,8 @@ final class VhostUserSession: PollHandler, QueueNotifier {
                     .multipleQueues, .config, .replyAck, .backendRequests, .configureMemorySlots,
                     .resetDevice, .status, .inflightSharedMemory,
                 ],
-                queueCount: VsockDevice.QueueIndex.count, maxQueueSize: device.configuration.queueSize),
+                queueCount: VsockDevice.QueueIndex.count, maxQueueSize: device.configuration.queueSize,
+                maxMemorySlots: device.configuration.limits[.memoryRegions]),
             deviceConfiguration: DeviceConfiguration(
                 guestCID: VsockAddress.ContextID(rawValue: device.configuration.guestCID)
             ).bytes)
@@ -181,6 +182,7 @@ final class VhostUserSession: PollHandler, QueueNotifier {
             if result != .failure { reconcile() }
         } catch {
             log.warning("request refused", metadata: ["error": "\(error)"])
+            if case .tooManyMemoryRegions = error { device.limits.reached(.memoryRegions, now: loop.now) }
             guard let refusal = session.refuse(message.header, error) else {
                 throw SessionEnd(reason: "\(error)")
             }

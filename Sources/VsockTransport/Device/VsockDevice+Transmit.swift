@@ -50,6 +50,7 @@ extension VsockDevice {
             case .malformed(let head):
                 log.debug("malformed chain", metadata: ["head": "\(head)"])
                 counters.malformedChains += 1
+                if queue.ring.lastDefect == .tooManySegments { limits.reached(.chainSegments, now: loop.now) }
                 queue.ring.addUsed(head: head, writtenByteCount: 0)
             case .chain(let chain):
                 byteCount += chain.readableByteCount

@@ -43,6 +43,8 @@ final class VsockDevice: LoopTask {
     let hostSide: any DeviceHost
     /// The host programs' sockets, when the host is the file system.
     private let listener: HybridListener?
+    private let hybridHost: HybridHost?
+    let limits: LimitWatch
     /// The other guests, when there are any that it may reach.
     private let siblings: SiblingHost?
 
@@ -63,7 +65,7 @@ final class VsockDevice: LoopTask {
     weak var notifier: (any QueueNotifier)?
 
     /// The segments of the transmit chains at hand; a chain of Linux has at most 19 of them.
-    @exclusivity(unchecked) var segments = SegmentList(capacity: 4096)
+    @exclusivity(unchecked) var segments: SegmentList
     /// Whether the guest has to post receive buffers before anything can go on.
     @exclusivity(unchecked) var isStarved = false
     /// Whether packets of the guest wait until it has taken replies.
@@ -80,13 +82,14 @@ final class VsockDevice: LoopTask {
         self.configuration = configuration
         self.loop = loop
         self.log = log
-        var endpoint = EndpointConfiguration(
-            localCID: .host, peerCID: VsockAddress.ContextID(rawValue: configuration.guestCID), framing: .none)
-        endpoint.bufferByteCount = configuration.bufferByteCount
-        endpoint.connectTimeoutNanoseconds = configuration.connectTimeoutNanoseconds
-        endpoint.closeTimeoutNanoseconds = configuration.closeTimeoutNanoseconds
-        let host = HybridHost(path: configuration.hybridPath, endpoint: endpoint, loop: loop, log: log)
-        siblings = links.map { SiblingHost($0, endpoint: endpoint, loop: loop, log: log) }
+        segments = SegmentList(capacity: configuration.limits[.chainSegments])
+        let limits = LimitWatch(configuration.limits, log: log)
+        self.limits = limits
+        let endpoint = configuration.endpoint
+        let host = HybridHost(
+            path: configuration.hybridPath, endpoint: endpoint, limits: limits, loop: loop, log: log)
+        siblings = links.map { SiblingHost($0, endpoint: endpoint, limits: limits, loop: loop, log: log) }
+        hybridHost = host
         hostSide = siblings.map { RoutingHost(host: host, siblings: $0) } ?? host
         listener = try HybridListener(
             host, mode: configuration.socketMode, owner: configuration.socketOwner,
@@ -102,7 +105,10 @@ final class VsockDevice: LoopTask {
         self.configuration = configuration
         self.loop = loop
         self.log = log
+        segments = SegmentList(capacity: configuration.limits[.chainSegments])
+        limits = LimitWatch(configuration.limits, log: log)
         hostSide = host
+        hybridHost = nil
         listener = nil
         siblings = nil
         traceLog = PacketTraceLog(log)
@@ -113,6 +119,30 @@ final class VsockDevice: LoopTask {
 
     /// Lets `tap` see the packets of both queues, besides a log of level `trace`.
     func setTap(_ tap: (any PacketTap)?) { self.tap = PacketTapGroup.joining([traceLog, tap]) }
+
+    /// How the limits stand.
+    var limitEntries: [LimitEntry] {
+        DeviceLimits.Name.allCases.map { name in
+            LimitEntry(
+                name: name, limit: limits[name], current: current(name), reachedCount: limits.count(name))
+        }
+    }
+
+    /// What counts against a limit now.
+    private func current(_ name: DeviceLimits.Name) -> Int? {
+        let connections = (hybridHost?.endpoint.connectionCount ?? 0) + (siblings?.endpoint.connectionCount ?? 0)
+        switch name {
+        case .connections: return connections
+        case .halfOpen: return (hybridHost?.endpoint.halfOpenCount ?? 0) + (siblings?.endpoint.halfOpenCount ?? 0)
+        case .silentClients: return listener?.clientCount ?? 0
+        // What the connections may come to hold is set aside for them.
+        case .queuedBytes: return connections * Int(configuration.bufferByteCount)
+        case .lingering: return hybridHost?.lingering.count ?? 0
+        case .siblingMessages: return siblings?.inbox.count ?? 0
+        case .memoryRegions: return memory?.regions.count ?? 0
+        case .queuedRecords, .chainSegments: return nil
+        }
+    }
 
     /// Whether the driver's queues run.
     var isReady: Bool { receiveQueue != nil && transmitQueue != nil && memory != nil }

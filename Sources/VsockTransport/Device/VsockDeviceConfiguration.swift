@@ -50,6 +50,8 @@ public struct VsockDeviceConfiguration: Sendable {
     public var bufferByteCount = defaultBufferByteCount
     /// Largest queue that a driver may set up, in descriptors; a power of two.
     public var queueSize = defaultQueueSize
+    /// What else the VM may take.
+    public var limits = DeviceLimits()
     /// Permissions of the sockets that are created.
     public var socketMode: UInt32 = 0o600
     /// Who they belong to; nil for the user of this process.
@@ -65,6 +67,8 @@ public struct VsockDeviceConfiguration: Sendable {
     public var capturePath: String?
     /// Bytes of a packet that a capture keeps.
     public var captureSnapLength = PacketCapture.defaultSnapLength
+    /// Bytes of a capture's file at which it ends; nil for no limit.
+    public var captureByteLimit: UInt64?
     /// Sees every packet of the device, besides a log of level `trace`.
     public var tap: (any PacketTap)?
 

@@ -40,8 +40,10 @@ extension HybridHost {
         socket.phase = .lingering
         stopReading(socket)
         socket.backlog.discardOpenRecord()
-        if lingering.count >= Self.maximumLingeringCount {
+        // The oldest has had the most time.
+        if lingering.count >= limits[.lingering] {
             counters.lingeringCutOff += 1
+            limits.reached(.lingering, now: loop.now)
             close(lingering[0])
         }
         lingering.append(socket)

@@ -49,6 +49,7 @@ extension HybridHost {
                 log.warning("a client cannot be served", metadata: ["reason": "\(error)"])
             }
         } catch {
+            if error == .noBufferSpace { limits.reached(in: endpoint, now: loop.now) }
             log.debug("client refused", metadata: ["port": "\(port)", "reason": "\(error.name)"])
         }
         if let carrier { loop.schedule(carrier) }

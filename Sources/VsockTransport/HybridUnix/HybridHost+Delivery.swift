@@ -117,9 +117,9 @@ extension HybridHost {
         guard !socket.isWriteClosed else { return }
         socket.backlog.endRecord(consumedByteCount: socket.consumedOfOpenRecord)
         socket.consumedOfOpenRecord = 0
-        guard socket.backlog.recordCount <= Int(endpoint.configuration.bufferByteCount) else {
-            // Only empty records, which cost no credit, can be so many.
-            return abort(socket, "the host program does not read, and the guest sends empty records")
+        guard socket.backlog.recordCount <= limits[.queuedRecords] else {
+            limits.reached(.queuedRecords, now: loop.now)
+            return abort(socket, "the host program does not read so many records")
         }
         drainBacklog(socket)
     }

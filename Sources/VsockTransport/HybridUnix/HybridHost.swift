@@ -21,11 +21,10 @@ final class HybridHost: DeviceHost {
     static let turnByteCount = 256 * 1024
     /// Largest record taken from a host program: far above what a Unix socket carries with the kernel's defaults.
     static let maximumRecordByteCount = 16 << 20
-    /// Host programs that may keep undelivered data of connections that the guest has ended; the oldest is cut off.
-    static let maximumLingeringCount = 1024
 
     let loop: EventLoop
     let log: Logger
+    let limits: LimitWatch
     let path: String
     /// Runs when there may be something for the guest.
     @exclusivity(unchecked) unowned var carrier: LoopTask?
@@ -53,8 +52,11 @@ final class HybridHost: DeviceHost {
         byteCount: Self.maximumRecordByteCount + 1, alignment: 4096)
     @exclusivity(unchecked) var hasScratch = false
 
-    init(path: String, endpoint configuration: EndpointConfiguration, loop: EventLoop, log: Logger) {
+    init(
+        path: String, endpoint configuration: EndpointConfiguration, limits: LimitWatch, loop: EventLoop, log: Logger
+    ) {
         self.path = path
+        self.limits = limits
         self.loop = loop
         self.log = log
         endpoint = Endpoint(configuration)
@@ -111,6 +113,7 @@ final class HybridHost: DeviceHost {
         case .handled:
             break
         case .dropped(let reason):
+            if reason == .limitReached { limits.reached(in: endpoint, now: loop.now) }
             log.trace("packet dropped", metadata: ["reason": "\(reason)", "packet": "\(header)"])
         case .requested(let id):
             connectToHost(id, header)

@@ -10,8 +10,6 @@ import VsockWire
 
 /// Accepts clients and waits for their CONNECT.
 final class HybridListener: LoopTask {
-    /// Clients that have not said CONNECT. More wait in the sockets' backlogs, so that silent ones cost little.
-    static let maximumClientCount = 256
     /// When clients wait, the oldest one is closed once it has been silent for so long.
     static let patienceNanoseconds: UInt64 = 1_000_000_000
 
@@ -129,16 +127,18 @@ final class HybridListener: LoopTask {
 
     /// Whether one more client can be taken: perhaps in the place of the oldest, if one waits.
     private func makeRoom(_ listener: UnixListener) -> Bool {
-        guard clients.count >= Self.maximumClientCount, let oldest = clients.first else { return true }
+        guard clients.count >= host.limits[.silentClients], let oldest = clients.first else { return true }
         let waiting = try? DescriptorIO.waitUntilReady(
             listener.rawDescriptor, for: .readable, timeoutNanoseconds: 0)
         guard waiting?.isEmpty == false else { return false }
         guard oldest.start.advanced(byNanoseconds: Self.patienceNanoseconds) <= loop.now else {
             isFull = true
+            host.limits.reached(.silentClients, now: loop.now)
             return false
         }
         log.debug("silent client closed in favour of a new one")
         host.counters.clientsTurnedAway += 1
+        host.limits.reached(.silentClients, now: loop.now)
         remove(oldest)
         oldest.close(loop)
         return true

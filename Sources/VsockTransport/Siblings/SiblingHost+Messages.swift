@@ -67,6 +67,7 @@ extension SiblingHost {
             // The sibling has ended an older connection of these ports, and the guest has not yet.
             deferred.append(request)
         } catch {
+            if error == .noBufferSpace { limits.reached(in: endpoint, now: loop.now) }
             log.debug(
                 "sibling refused",
                 metadata: ["origin": "\(request.origin)", "port": "\(request.port)", "reason": "\(error.name)"])

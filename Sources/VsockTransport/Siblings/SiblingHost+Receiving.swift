@@ -23,6 +23,7 @@ extension SiblingHost {
         case .handled:
             if header.operation == .creditUpdate { creditUpdated(header) }
         case .dropped(let reason):
+            if reason == .limitReached { limits.reached(in: endpoint, now: loop.now) }
             log.trace("packet to a sibling dropped", metadata: ["reason": "\(reason)", "packet": "\(header)"])
         case .requested(let id):
             connectToSibling(id, header)
@@ -56,6 +57,10 @@ extension SiblingHost {
     /// The guest asks for a port of a sibling, which it may reach.
     private func connectToSibling(_ id: ConnectionID, _ header: PacketHeader) {
         guard let route = route(to: header.destinationCID) else { return endpoint.refuse(id) }
+        guard route.waitingCount < limits[.siblingMessages] else {
+            limits.reached(.siblingMessages, now: loop.now)
+            return endpoint.refuse(id)
+        }
         let near = SiblingSocket(type: header.type, phase: .requested)
         let far = SiblingSocket(type: header.type, phase: .connecting, peer: near)
         near.peer = far
@@ -150,9 +155,9 @@ extension SiblingHost {
         }
         socket.openRecordByteCount += parcel.byteCount - start
         socket.recordsUnderWay += parcel.ends.count
-        guard socket.recordsUnderWay <= Int(endpoint.configuration.bufferByteCount) else {
-            // Only empty records, which cost no credit, can be so many.
-            return abort(socket, "the sibling does not read, and the guest sends empty records")
+        guard socket.recordsUnderWay <= limits[.queuedRecords] else {
+            limits.reached(.queuedRecords, now: loop.now)
+            return abort(socket, "the sibling does not read so many records")
         }
         guard socket.openRecordByteCount <= HybridHost.maximumRecordByteCount else {
             return abort(socket, "a record is larger than \(HybridHost.maximumRecordByteCount) bytes")

@@ -31,6 +31,7 @@ final class SiblingHost: LoopTask, DeviceHost {
 
     let loop: EventLoop
     let log: Logger
+    let limits: LimitWatch
     let guestCID: VsockAddress.ContextID
     let inbox: SiblingInbox
     weak var carrier: LoopTask?
@@ -55,7 +56,11 @@ final class SiblingHost: LoopTask, DeviceHost {
     var gatheredEnds: [RecordEnd] = []
     weak var gatheringSocket: SiblingSocket?
 
-    init(_ links: SiblingLinks, endpoint configuration: EndpointConfiguration, loop: EventLoop, log: Logger) {
+    init(
+        _ links: SiblingLinks, endpoint configuration: EndpointConfiguration, limits: LimitWatch, loop: EventLoop,
+        log: Logger
+    ) {
+        self.limits = limits
         var configuration = configuration
         configuration.answersForAnyCID = true
         guestCID = configuration.peerCID ?? .any

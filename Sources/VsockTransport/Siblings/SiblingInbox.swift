@@ -67,6 +67,9 @@ final class SiblingInbox: Sendable {
         owner.withLock { $0.task = nil }
     }
 
+    /// Messages that wait.
+    var count: Int { state.withLock { $0.messages.count } }
+
     /// Hands messages over.
     func post(_ messages: [SiblingMessage]) {
         let mustWake = state.withLock { state in
@@ -101,6 +104,9 @@ final class SiblingRoute {
         self.cid = cid
         self.inbox = inbox
     }
+
+    /// Messages that wait for the other guest's device, those of the batch included.
+    var waitingCount: Int { inbox.count + outbox.count }
 
     /// Adds a message to the batch; true when it is the first.
     func append(_ message: SiblingMessage) -> Bool {

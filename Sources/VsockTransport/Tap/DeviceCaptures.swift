@@ -18,7 +18,9 @@ public struct DeviceCaptures: Sendable {
                 if let known = captures[path] {
                     known
                 } else {
-                    try PacketCapture(path: path, snapLength: configurations[index].captureSnapLength, log: log)
+                    try PacketCapture(
+                        path: path, snapLength: configurations[index].captureSnapLength,
+                        byteLimit: configurations[index].captureByteLimit, log: log)
                 }
             captures[path] = capture
             configurations[index].capturePath = nil

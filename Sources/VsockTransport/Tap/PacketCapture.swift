@@ -29,6 +29,9 @@ public final class PacketCapture: PacketTap, @unchecked Sendable {
 
     private let path: String
     private let snapLength: Int
+    private let byteLimit: UInt64
+    /// Bytes that the file has, or is about to have.
+    private var capturedByteCount = UInt64(CaptureFormat.fileHeaderByteCount)
     private let log: Logger
     private let lock = Monitor()
     /// Gone when the capture has ended.
@@ -41,20 +44,24 @@ public final class PacketCapture: PacketTap, @unchecked Sendable {
     ///   - path: the file's.
     ///   - snapLength: bytes of a packet that are kept, its headers of 76 bytes included; at least
     ///     ``minimumSnapLength``.
+    ///   - byteLimit: bytes of the file beyond which no packet is added: the capture ends; nil for no limit.
     ///   - log: hears, once, when the capture has to end or loses packets.
     /// - Throws: what open(2) or the first write(2) says; EWOULDBLOCK when the file is that of a capture which goes on.
     public convenience init(
-        path: String, snapLength: Int = defaultSnapLength, log: Logger
+        path: String, snapLength: Int = defaultSnapLength, byteLimit: UInt64? = nil, log: Logger
     ) throws(SystemCallError) {
-        try self.init(FileSystem.createForOneWriter(path), path: path, snapLength: snapLength, log: log)
+        try self.init(
+            FileSystem.createForOneWriter(path), path: path, snapLength: snapLength, byteLimit: byteLimit, log: log)
     }
 
     /// Writes to an open file that does not block; `path` is its name for people.
     init(
-        _ file: consuming OwnedFileDescriptor, path: String, snapLength: Int = defaultSnapLength, log: Logger
+        _ file: consuming OwnedFileDescriptor, path: String, snapLength: Int = defaultSnapLength,
+        byteLimit: UInt64? = nil, log: Logger
     ) throws(SystemCallError) {
         self.path = path
         self.snapLength = max(Self.minimumSnapLength, min(snapLength, CaptureFormat.maximumPacketByteCount))
+        self.byteLimit = byteLimit ?? .max
         self.log = log
         self.file = consume file
         if let area = waiting.reserve(CaptureFormat.fileHeaderByteCount) {
@@ -75,8 +82,10 @@ public final class PacketCapture: PacketTap, @unchecked Sendable {
         let byteCount = payload.reduce(CaptureFormat.packetHeaderByteCount) { $0 + $1.count }
         let capturedByteCount = min(byteCount, snapLength)
         let recordByteCount = CaptureFormat.recordHeaderByteCount + capturedByteCount
+        guard self.capturedByteCount + UInt64(recordByteCount) <= byteLimit else { return end() }
         if !waiting.hasRoom(recordByteCount) { flush() }
         guard let area = waiting.reserve(recordByteCount) else { return lose() }
+        self.capturedByteCount += UInt64(recordByteCount)
         // The time is taken with the lock, so that it does not go back within a file.
         CaptureFormat.writeRecordHeader(
             time: WallClock.now(), capturedByteCount: capturedByteCount, byteCount: byteCount, to: area)
@@ -124,6 +133,13 @@ public final class PacketCapture: PacketTap, @unchecked Sendable {
     private func flush() {
         guard let errno = writeWaiting() else { return }
         log.error("the capture has ended; traffic goes on", metadata: ["file": "\(path)", "error": "\(errno)"])
+        file = nil
+    }
+
+    /// The file has its largest size.
+    private func end() {
+        flush()
+        log.warning("the capture has ended at its limit; traffic goes on", metadata: ["file": "\(path)"])
         file = nil
     }
 

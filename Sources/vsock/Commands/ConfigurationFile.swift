@@ -18,8 +18,10 @@ enum ConfigurationFile {
     /// A description of as many VMs as there may be is far smaller.
     private static let maximumByteCount = 16 << 20
 
-    /// Reads the VMs of a file.
-    static func load(_ path: String) throws(Failure) -> [VsockDeviceConfiguration] {
+    /// Reads the VMs of a file; keys that one has not are as in `defaults`.
+    static func load(
+        _ path: String, defaults: VsockDeviceConfiguration
+    ) throws(Failure) -> [VsockDeviceConfiguration] {
         let bytes: [UInt8]
         do throws(SystemCallError) {
             bytes = try FileSystem.read(path, limit: maximumByteCount)
@@ -27,14 +29,16 @@ enum ConfigurationFile {
             throw Failure("--config: \(error)")
         }
         do throws(ConfigurationFileError) {
-            return try parse(String(decoding: bytes, as: UTF8.self))
+            return try parse(String(decoding: bytes, as: UTF8.self), defaults: defaults)
         } catch {
             throw Failure("\(path):\(error.line): \(error.description)")
         }
     }
 
     /// Reads the VMs of a text.
-    static func parse(_ text: String) throws(ConfigurationFileError) -> [VsockDeviceConfiguration] {
+    static func parse(
+        _ text: String, defaults: VsockDeviceConfiguration = VirtualMachineOption.noDefaults
+    ) throws(ConfigurationFileError) -> [VsockDeviceConfiguration] {
         let root: Node?
         do {
             root = try Yams.compose(yaml: text)
@@ -54,10 +58,12 @@ enum ConfigurationFile {
             throw ConfigurationFileError(
                 line: mapping.first?.value.line ?? root.line, description: "vms is a list of VMs, with at least one")
         }
-        return try entries.map { (entry) throws(ConfigurationFileError) in try virtualMachine(entry) }
+        return try entries.map { (entry) throws(ConfigurationFileError) in try virtualMachine(entry, defaults) }
     }
 
-    private static func virtualMachine(_ entry: Node) throws(ConfigurationFileError) -> VsockDeviceConfiguration {
+    private static func virtualMachine(
+        _ entry: Node, _ defaults: VsockDeviceConfiguration
+    ) throws(ConfigurationFileError) -> VsockDeviceConfiguration {
         guard case .mapping(let mapping) = entry else {
             throw ConfigurationFileError(line: entry.line, description: "a VM is a list of keys and values")
         }
@@ -74,7 +80,7 @@ enum ConfigurationFile {
                 }
                 try vm.set(name, text)
             }
-            return try vm.configuration()
+            return try vm.configuration(defaults)
         } catch {
             let line = error.key.flatMap { lines[$0.replacing("_", with: "-")] }
             throw ConfigurationFileError(line: line ?? entry.line, description: error.description)

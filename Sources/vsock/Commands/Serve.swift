@@ -19,6 +19,9 @@ struct Serve: ParsableCommand {
             "CONNECT 1234\\n" (answer "OK <port>\\n"), or to UDS-PATH_seqpacket for SOCK_SEQPACKET. A program in the \
             guest reaches, at CID 2 port 1234, the program on the host that listens on UDS-PATH_1234. Guests that share a \
             group reach each other by CID.
+
+            What is given for all VMs (--tx-buffer-size, --queue-size, --groups, --seqpacket, --limit, --capture) holds \
+            for those of --vm and --config that do not say otherwise. vsock ss --limits shows how limits stand.
             """)
 
     @Option(name: [.customLong("guest-cid"), .customLong("guest_cid")], help: "Context ID of the guest.")
@@ -52,13 +55,20 @@ struct Serve: ParsableCommand {
         help: ArgumentHelp(
             """
             A VM: guest-cid=N,socket=PATH,uds-path=PATH[,tx-buffer-size=N][,queue-size=N]\
-            [,groups=A+B][,seqpacket=MODE][,capture=FILE]. Repeatable.
+            [,groups=A+B][,seqpacket=MODE][,capture=FILE][,max-…=N]. Repeatable.
             """,
             valueName: "key=value,…"))
     var vms: [String] = []
 
     @Option(help: ArgumentHelp("A YAML file with the VMs: a list vms: of the keys of --vm.", valueName: "file"))
     var config: String?
+
+    @Option(
+        name: .customLong("limit"),
+        help: ArgumentHelp(
+            "Limits of a VM: \(DeviceLimits.Name.allCases.map(\.rawValue).joined(separator: ", ")). Repeatable.",
+            valueName: "key=N,…"))
+    var limits: [String] = []
 
     @Option(help: "A Unix socket to create, for vsock ss; only its owner can connect.")
     var control: String?
@@ -72,6 +82,12 @@ struct Serve: ParsableCommand {
             "Bytes of a packet that a capture keeps, headers included; 84 leaves the payload out.",
             valueName: "bytes"))
     var captureSnapLength = PacketCapture.defaultSnapLength
+
+    @Option(
+        name: [.customLong("capture-limit"), .customLong("capture_limit")],
+        help: ArgumentHelp(
+            "Bytes at which the file of a capture ends; without it, it may fill the disk.", valueName: "bytes"))
+    var captureLimit: UInt64?
 
     @Option(
         name: .customLong("log-level"),
@@ -108,6 +124,7 @@ struct Serve: ParsableCommand {
             vm.socketOwner = socketOwner
             vm.capturePath = vm.capturePath ?? capture
             vm.captureSnapLength = captureSnapLength
+            vm.captureByteLimit = captureLimit
             return vm
         }
         SignalReceiver.ignoreBrokenPipe()
@@ -155,19 +172,30 @@ struct Serve: ParsableCommand {
             guard guestCID == nil, socket == nil, udsPath == nil, config == nil || vms.isEmpty else {
                 throw ValidationError("VMs are described by --config, by --vm, or by --socket and --uds-path: give one")
             }
-            if let config { return try ConfigurationFile.load(config) }
+            if let config { return try ConfigurationFile.load(config, defaults: try defaults()) }
         }
         guard vms.isEmpty else {
+            let defaults = try defaults()
             do throws(VirtualMachineError) {
-                return try vms.map { (text) throws(VirtualMachineError) in try VirtualMachineOption.parse(text) }
+                return try vms.map { (text) throws(VirtualMachineError) in
+                    try VirtualMachineOption.parse(text, defaults: defaults)
+                }
             } catch {
                 throw ValidationError("--vm: \(error.description)")
             }
         }
         guard let socket else { throw ValidationError("--socket is missing: where shall the VM's monitor connect?") }
         guard let udsPath else { throw ValidationError("--uds-path is missing: where shall host programs connect?") }
-        var configuration = VsockDeviceConfiguration(
-            guestCID: guestCID ?? VirtualMachineOption.defaultGuestCID, socketPath: socket, hybridPath: udsPath)
+        var configuration = try defaults()
+        configuration.guestCID = guestCID ?? VirtualMachineOption.defaultGuestCID
+        configuration.socketPath = socket
+        configuration.hybridPath = udsPath
+        return [configuration]
+    }
+
+    /// What holds for a VM that does not say otherwise.
+    private func defaults() throws -> VsockDeviceConfiguration {
+        var configuration = VirtualMachineOption.noDefaults
         configuration.bufferByteCount = txBufferSize
         configuration.queueSize = queueSize
         configuration.seqpacket = seqpacket
@@ -176,7 +204,14 @@ struct Serve: ParsableCommand {
         } catch {
             throw ValidationError("--\(error.description)")
         }
-        return [configuration]
+        do throws(VirtualMachineError) {
+            for text in limits {
+                configuration.limits = try VirtualMachineOption.limits(text, on: configuration.limits)
+            }
+        } catch {
+            throw ValidationError("--limit: \(error.description)")
+        }
+        return configuration
     }
 
     private func announce(_ vm: VsockDeviceConfiguration) {

@@ -23,13 +23,17 @@ struct SocketStatistics: ParsableCommand {
     @Option(help: "The control socket of vsock serve.")
     var control: String
 
+    @Flag(help: "Show the limits of each VM instead: value, what counts against it now, and how often it was reached.")
+    var limits = false
+
     @Argument(help: "Only the VM with this CID.")
     var cid: UInt32?
 
     func run() throws {
         SignalReceiver.ignoreBrokenPipe()
-        let command = cid.map { "sockets \($0)" } ?? "sockets"
-        let lines = try ControlClient.ask(command, at: control)
+        let subject = limits ? "limits" : "sockets"
+        let lines = try ControlClient.ask(cid.map { "\(subject) \($0)" } ?? subject, at: control)
+        guard !limits else { return LimitTableText.lines(lines).forEach { Console.say($0) } }
         // Without it, listeners are not known; everything else is.
         let unixSockets = (try? FileSystem.read("/proc/net/unix", limit: 64 << 20)) ?? []
         let list = String(decoding: unixSockets, as: UTF8.self)
@@ -41,7 +45,7 @@ struct SocketStatistics: ParsableCommand {
                     Console.say(SocketTableText.line(entry))
                 }
             case .socket(let entry): Console.say(SocketTableText.line(entry))
-            case .error, .end: break
+            case .limit, .error, .end: break
             }
         }
     }

@@ -21,25 +21,46 @@ struct VirtualMachineOption {
     private static let keys = [
         "guest-cid", "socket", "uds-path", "tx-buffer-size", "queue-size", "groups", "seqpacket", "capture",
     ]
+    private static let limitKeys = DeviceLimits.Name.allCases.map(\.rawValue)
 
     private var values: [String: String] = [:]
 
-    /// Parses the value of `--vm`.
-    static func parse(_ text: String) throws(VirtualMachineError) -> VsockDeviceConfiguration {
+    /// What a VM has that says nothing of it.
+    static let noDefaults = VsockDeviceConfiguration(guestCID: defaultGuestCID, socketPath: "", hybridPath: "")
+
+    /// Parses the value of `--vm`; keys that it has not are as in `defaults`.
+    static func parse(
+        _ text: String, defaults: VsockDeviceConfiguration = noDefaults
+    ) throws(VirtualMachineError) -> VsockDeviceConfiguration {
         var vm = VirtualMachineOption()
         for pair in text.split(separator: ",") {
             let parts = pair.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
             try vm.set(String(parts[0]), parts.count == 2 ? String(parts[1]) : "")
         }
-        return try vm.configuration()
+        return try vm.configuration(defaults)
+    }
+
+    /// Parses limits, `key=value,…`, on top of others.
+    static func limits(_ text: String, on limits: DeviceLimits) throws(VirtualMachineError) -> DeviceLimits {
+        var vm = VirtualMachineOption()
+        for pair in text.split(separator: ",") {
+            let parts = pair.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+            guard limitKeys.contains(String(parts[0]).replacing("_", with: "-")) else {
+                throw VirtualMachineError(
+                    description: "\(parts[0]) is no limit; there are \(limitKeys.joined(separator: ", "))")
+            }
+            try vm.set(String(parts[0]), parts.count == 2 ? String(parts[1]) : "")
+        }
+        return try vm.limits(on: limits)
     }
 
     /// Gives a key its value.
     mutating func set(_ name: String, _ value: String) throws(VirtualMachineError) {
         let key = name.replacing("_", with: "-")
-        guard Self.keys.contains(key) else {
+        let keys = Self.keys + Self.limitKeys
+        guard keys.contains(key) else {
             throw VirtualMachineError(
-                key: name, description: "unknown key \"\(name)\"; the keys are \(Self.keys.joined(separator: ", "))")
+                key: name, description: "unknown key \"\(name)\"; the keys are \(keys.joined(separator: ", "))")
         }
         guard !value.isEmpty else { throw VirtualMachineError(key: name, description: "\(name) needs a value") }
         guard values.updateValue(value, forKey: key) == nil else {
@@ -48,11 +69,16 @@ struct VirtualMachineOption {
     }
 
     /// The VM, when all that it needs is there.
-    func configuration() throws(VirtualMachineError) -> VsockDeviceConfiguration {
+    func configuration(
+        _ defaults: VsockDeviceConfiguration = noDefaults
+    ) throws(VirtualMachineError) -> VsockDeviceConfiguration {
         guard let socket = values["socket"] else { throw VirtualMachineError(description: "socket is missing") }
         guard let path = values["uds-path"] else { throw VirtualMachineError(description: "uds-path is missing") }
-        var configuration = VsockDeviceConfiguration(
-            guestCID: try number("guest-cid") ?? Self.defaultGuestCID, socketPath: socket, hybridPath: path)
+        var configuration = defaults
+        configuration.guestCID = try number("guest-cid") ?? Self.defaultGuestCID
+        configuration.socketPath = socket
+        configuration.hybridPath = path
+        configuration.limits = try limits(on: defaults.limits)
         configuration.bufferByteCount = try number("tx-buffer-size") ?? configuration.bufferByteCount
         configuration.queueSize = try number("queue-size") ?? configuration.queueSize
         if let text = values["groups"] { configuration.groups = try Self.groups(text) }
@@ -63,7 +89,7 @@ struct VirtualMachineOption {
             }
             configuration.seqpacket = mode
         }
-        configuration.capturePath = values["capture"]
+        configuration.capturePath = values["capture"] ?? defaults.capturePath
         return configuration
     }
 
@@ -74,6 +100,21 @@ struct VirtualMachineOption {
             throw VirtualMachineError(key: "groups", description: "groups is a list such as a+b, not \"\(text)\"")
         }
         return Set(names)
+    }
+
+    private func limits(on defaults: DeviceLimits) throws(VirtualMachineError) -> DeviceLimits {
+        var limits = defaults
+        for name in DeviceLimits.Name.allCases {
+            guard let value: Int = try number(name.rawValue) else { continue }
+            guard name.range.contains(value) else {
+                let range = name.range
+                throw VirtualMachineError(
+                    key: name.rawValue,
+                    description: "\(name.rawValue)=\(value) is not from \(range.lowerBound) to \(range.upperBound)")
+            }
+            limits[name] = value
+        }
+        return limits
     }
 
     private func number<Number: FixedWidthInteger>(_ key: String) throws(VirtualMachineError) -> Number? {
