@@ -9,8 +9,8 @@ BUILD_FLAGS = --explicit-target-dependency-import-check error $(SWIFT_BUILD_FLAG
 VSOCK = $(CURDIR)/.build/release/vsock
 FORMATTED = Package.swift Sources Tests Examples Fuzzing/Package.swift Fuzzing/Sources
 
-.PHONY: help setup build release demo test kernel-tests recovery bench gates differential simulate fuzz sanitize coverage \
-	docs lint format clean
+.PHONY: help setup build release demo test kernel-tests recovery isolation soak simulate bench gates differential fuzz \
+	sanitize coverage docs lint format clean
 # Two builds at once would wait for each other.
 .NOTPARALLEL:
 
@@ -29,6 +29,10 @@ help:
 	@echo '              kill a device in the middle of traffic, and start it again'
 	@echo 'make simulate SEED=1 SEEDS=100000'
 	@echo '              run whole systems on virtual time, with faults drawn from seeds'
+	@echo 'make isolation'
+	@echo '              one hostile VM among three: what the others keep of their throughput'
+	@echo 'make soak SECONDS=1800'
+	@echo '              connects, closes and kills: memory and descriptors at the beginning and at the end'
 	@echo 'make setup    only install what is missing'
 	@echo 'make build    debug build, tests included'
 	@echo 'make release  release build: .build/release/vsock'
@@ -89,6 +93,19 @@ differential: setup release
 KILLS ?= 100
 recovery: release
 	VSOCK_COMMAND=$(VSOCK) VSOCK_KILLS=$(KILLS) $(SWIFT) test $(BUILD_FLAGS) --filter '^VsockCommandTests\.RecoveryTests'
+
+# The share of the throughput without an attack that two other VMs keep, for each attack. On a machine with nothing else
+# to do, and with a processor for each of guests, programs and device.
+ATTACK_SECONDS ?= 5
+isolation: release
+	VSOCK_COMMAND=$(VSOCK) VSOCK_ATTACK_SECONDS=$(ATTACK_SECONDS) $(SWIFT) test $(BUILD_FLAGS) \
+		--filter '^VsockCommandTests\.IsolationTests'
+
+# Thirty minutes, unless SECONDS says otherwise.
+soak: SECONDS = 1800
+soak: release
+	VSOCK_COMMAND=$(VSOCK) VSOCK_SOAK_SECONDS=$(SECONDS) $(SWIFT) test $(BUILD_FLAGS) \
+		--filter '^VsockCommandTests\.SoakTests'
 
 # Some minutes; `make bench BENCH='--quick'`, `make bench BENCH='--only streams'`.
 bench: release

@@ -133,7 +133,10 @@ let package = Package(
         .testTarget(name: "LayeringTests", swiftSettings: settings),
         .testTarget(
             name: "VsockCommandTests",
-            dependencies: ["vsock", "VsockWire", "VsockCore", "VsockSystem", "VsockTransport", "VsockTestSupport"],
+            dependencies: [
+                "vsock", "VsockWire", "VsockCore", "VirtioQueue", "VhostUser", "VsockSystem", "VsockTransport",
+                "VsockTestSupport",
+            ],
             swiftSettings: settings),
         .testTarget(
             name: "GuestTests",
