@@ -128,12 +128,6 @@ final class GuestRing {
         return isAdded
     }
 
-    /// Breaks the rules of virtio: more chains than there are descriptors.
-    func corrupt() {
-        let available = AvailableRing(base: layout.availableRing, mask: layout.size - 1)
-        available.releaseIndex(available.acquireIndex() &+ layout.size &+ 7)
-    }
-
     /// Shows the device what was added; whether it wants a kick.
     func publish() -> Bool {
         queue.publish()
