@@ -173,7 +173,8 @@ enum Attack: String, CaseIterable, Sendable {
 
     /// Messages of a monitor that is none: any request with any bytes, in pieces, with descriptors that do not belong.
     private static func sendGarbage(_ target: Target, _ random: inout SeededGenerator) {
-        guard
+        // Not the socket's own end: a daemon that holds it never sees the end of the session (Security.md).
+        guard let passed = try? EventNotifier(),
             let socket = try? UnixSocket.connect(
                 to: UnixAddress(target.socketPath), type: .stream, nonBlocking: true)
         else { return }
@@ -185,7 +186,7 @@ enum Attack: String, CaseIterable, Sendable {
                 UInt8(truncatingIfNeeded: count), UInt8(truncatingIfNeeded: count >> 8), 0, 0,
             ]
             bytes.replaceSubrange(0..<12, with: header)
-            let descriptors = Array(repeating: socket.rawValue, count: Int.random(in: 0...9, using: &random))
+            let descriptors = Array(repeating: passed.rawDescriptor, count: Int.random(in: 0...9, using: &random))
             let result = bytes.withUnsafeBytes {
                 DescriptorIO.sendMessage(socket.rawValue, from: $0, descriptors: descriptors)
             }
