@@ -60,9 +60,11 @@ import VsockTestSupport
         for (seed, attack) in Attack.allCases.enumerated() {
             var random = SeededGenerator(seed: UInt64(seed))
             let alone = Self.seconds == nil ? [] : rates(measure)
+            let begin = MonotonicClock.now()
             let attacked = rates {
                 attack.run(target, until: MonotonicClock.now() + Self.attackNanoseconds, random: &random)
             }
+            try #require(MonotonicClock.now() - begin < testDeadline, "after \(attack) no monitor is served")
             let isAlive = kill(serve.processID, 0) == 0
             #expect(isAlive, "\(attack), seed \(seed)")
             let start = received()
