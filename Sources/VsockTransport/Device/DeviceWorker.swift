@@ -13,13 +13,14 @@ final class DeviceWorker: Sendable {
 
     /// Starts the thread, whose loop has `mailbox`; ``waitUntilReady()`` tells how that went.
     init(
-        _ configurations: [VsockDeviceConfiguration], siblings: SiblingDirectory, mailbox: LoopMailbox, log: Logger
+        _ configurations: [VsockDeviceConfiguration], siblings: SiblingDirectory, mailbox: LoopMailbox,
+        busyPollNanoseconds: UInt64, log: Logger
     ) throws(SystemCallError) {
         let started = try StartSignal()
         self.mailbox = mailbox
         self.started = started
         thread = try WorkerThread(name: "vsock-device") { [served] in
-            Self.serve(mailbox, started, served) { (loop, servers) throws(SystemCallError) in
+            Self.serve(mailbox, busyPollNanoseconds, started, served) { (loop, servers) throws(SystemCallError) in
                 for configuration in configurations {
                     var log = log
                     log[metadataKey: "cid"] = "\(configuration.guestCID)"
@@ -32,13 +33,14 @@ final class DeviceWorker: Sendable {
 
     /// Starts the thread for one VM whose host is the caller's.
     init(
-        _ configuration: VsockDeviceConfiguration, host: any DeviceHost & Sendable, mailbox: LoopMailbox, log: Logger
+        _ configuration: VsockDeviceConfiguration, host: any DeviceHost & Sendable, mailbox: LoopMailbox,
+        busyPollNanoseconds: UInt64, log: Logger
     ) throws(SystemCallError) {
         let started = try StartSignal()
         self.mailbox = mailbox
         self.started = started
         thread = try WorkerThread(name: "vsock-device") { [served] in
-            Self.serve(mailbox, started, served) { (loop, servers) throws(SystemCallError) in
+            Self.serve(mailbox, busyPollNanoseconds, started, served) { (loop, servers) throws(SystemCallError) in
                 servers.append(try VhostUserServer(configuration, host: host, loop: loop, log: log))
             }
         }
@@ -59,12 +61,12 @@ final class DeviceWorker: Sendable {
     func join() { thread.join() }
 
     private static func serve(
-        _ mailbox: LoopMailbox, _ started: StartSignal, _ served: ServedDevices,
+        _ mailbox: LoopMailbox, _ busyPollNanoseconds: UInt64, _ started: StartSignal, _ served: ServedDevices,
         _ addServers: (EventLoop, inout [VhostUserServer]) throws(SystemCallError) -> Void
     ) {
         var servers: [VhostUserServer] = []
         do throws(SystemCallError) {
-            let loop = try EventLoop(mailbox: mailbox)
+            let loop = try EventLoop(mailbox: mailbox, busyPollNanoseconds: busyPollNanoseconds)
             try addServers(loop, &servers)
             served.devices = servers.map(\.device)
             started.signal(nil)

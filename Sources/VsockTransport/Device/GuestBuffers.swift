@@ -36,6 +36,8 @@ final class GuestBuffers {
     @exclusivity(unchecked) private(set) var segments = SegmentList(capacity: segmentLimit + 1)
     /// Chains that were malformed or too small for a packet.
     @exclusivity(unchecked) private(set) var uselessCount = 0
+    /// Whether a packet with payload has been committed lately.
+    @exclusivity(unchecked) private var hasPayload = false
     /// Used entries that are not published yet.
     @exclusivity(unchecked) private(set) var unpublishedCount = 0
 
@@ -110,6 +112,7 @@ final class GuestBuffers {
         let slot = slots[nextSlot]
         nextSlot += 1
         if let tap { show(header, slot.payload, to: tap) }
+        if header.payloadByteCount > 0 { hasPayload = true }
         write(header, at: slot.headerStart)
         queue.ring.addUsed(
             head: slot.head,
@@ -189,6 +192,12 @@ final class GuestBuffers {
 
     /// Adds an area of the caller's behind the payload areas.
     func appendSegment(_ segment: MemorySegment) { _ = segments.append(segment) }
+
+    /// Whether a packet with payload has been committed since the last call.
+    func takesPayload() -> Bool {
+        defer { hasPayload = false }
+        return hasPayload
+    }
 
     /// Shows the guest what was committed; true when it wants to be told.
     func publish() -> Bool {

@@ -24,7 +24,9 @@ public final class SocketDevice: Sendable {
             let mailbox = try LoopMailbox()
             host = SocketDeviceHost(table, guestCID: guest, mailbox: mailbox)
             table.foreignCarrier = host
-            worker = try DeviceWorker(configuration, host: host, mailbox: mailbox, log: log)
+            worker = try DeviceWorker(
+                configuration, host: host, mailbox: mailbox,
+                busyPollNanoseconds: DeviceDaemon.defaultBusyPollNanoseconds, log: log)
         } catch {
             throw DeviceDaemonError("\(error)")
         }

@@ -29,6 +29,7 @@ extension VsockDevice {
     }
 
     private func publish(_ buffers: GuestBuffers) {
+        if buffers.takesPayload() { alternation.sawPayload(.toGuest) }
         guard buffers.publish() else { return }
         counters.notifications += 1
         notifier?.notify(queue: QueueIndex.receive)

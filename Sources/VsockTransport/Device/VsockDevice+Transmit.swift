@@ -80,6 +80,7 @@ extension VsockDevice {
             log.debug("chain without a packet", metadata: ["bytes": "\(chain.readableByteCount)"])
             return
         }
+        if header.payloadByteCount > 0 { alternation.sawPayload(.toHost) }
         let marker = segments.withUnsafeBuffer(payload) { SequenceHeader(header, payload: $0) }
         if let tap { segments.withUnsafeBuffer(payload) { tap.packet(header, $0, isOutgoing: false) } }
         hostSide.receive(header, marker: marker, payload: payload, in: segments)

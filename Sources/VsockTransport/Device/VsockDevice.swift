@@ -71,6 +71,8 @@ final class VsockDevice: LoopTask {
     /// Whether packets of the guest wait until it has taken replies.
     @exclusivity(unchecked) var waitsForReplies = false
     @exclusivity(unchecked) var counters = VsockDeviceCounters()
+    /// Which way the payload goes.
+    @exclusivity(unchecked) var alternation = TrafficAlternation()
     /// Where the driver left the transmit queue when it was stopped: a driver that goes on from there has only been
     /// paused, and its connections live.
     private var transmitIndexAtStop: UInt16?
@@ -252,6 +254,7 @@ final class VsockDevice: LoopTask {
         let hasMore = processTransmitQueue()
         processReceiveQueue()
         tap?.batchEnded()
+        if let isAlternating = alternation.batchEnded() { loop.expectAnswer(isAlternating) }
         updateDeadline()
         let hasRoomForReplies = waitsForReplies && hostSide.canReceive
         return hasMore || hasRoomForReplies || (hostSide.hasOutput && !isStarved && isReady)

@@ -52,15 +52,18 @@ final class EventLoop {
     private var timerOwners: [LoopTask?] = []
     private let mailbox: LoopMailbox
     @exclusivity(unchecked) private var mustStop = false
+    @exclusivity(unchecked) private var polling: BusyPolling
 
     /// Iterations so far.
     @exclusivity(unchecked) private(set) var iterationCount = 0
     /// The time at which the current iteration began.
     @exclusivity(unchecked) private(set) var now: Instant
 
-    /// A loop that other threads reach through `mailbox`.
-    init(mailbox: LoopMailbox) throws(SystemCallError) {
+    /// A loop that other threads reach through `mailbox`. ``run()`` looks for events for up to `busyPollNanoseconds`
+    /// before it sleeps, where that has been worth it lately.
+    init(mailbox: LoopMailbox, busyPollNanoseconds: UInt64 = 0) throws(SystemCallError) {
         poller = try Poller()
+        polling = BusyPolling(limit: busyPollNanoseconds)
         now = Instant(nanoseconds: poller.now())
         events = PollEventBuffer(capacity: Self.eventBatchCount)
         self.mailbox = mailbox
@@ -69,23 +72,58 @@ final class EventLoop {
 
     /// Runs until ``stop()``.
     func run() {
-        while !mustStop { turn(timeoutNanoseconds: nextTimeout()) }
+        while !mustStop {
+            let timeout = nextTimeout()
+            if polling.limit > 0, timeout != 0 { turnPolling(timeout) } else { turn(timeoutNanoseconds: timeout) }
+        }
     }
 
     /// One iteration.
     func turn(timeoutNanoseconds: UInt64?) {
+        wait(timeoutNanoseconds)
+        work()
+    }
+
+    /// One iteration that looks for events, if that is worth it, before it sleeps for them.
+    private func turnPolling(_ timeout: UInt64?) {
+        let start = poller.now()
+        let end = start + min(polling.budget, timeout ?? .max)
+        var current = start
+        while current < end {
+            // Whoever else is to run on this processor may be the one that is waited for.
+            CurrentThread.yield()
+            wait(0)
+            if events.count > 0 { break }
+            current = poller.now()
+        }
+        if current >= end {
+            let elapsed = current - start
+            wait(timeout.map { $0 > elapsed ? $0 - elapsed : 0 })
+            polling.waited(nanoseconds: poller.now() - start)
+        }
+        work()
+    }
+
+    private func wait(_ timeoutNanoseconds: UInt64?) {
         do throws(SystemCallError) {
             try poller.wait(into: &events, timeoutNanoseconds: timeoutNanoseconds)
         } catch {
             // epoll_wait fails only for wrong arguments; EINTR has been retried.
             preconditionFailure("\(error)")
         }
+    }
+
+    private func work() {
         iterationCount &+= 1
         now = Instant(nanoseconds: poller.now())
         dispatch()
         while let slot = timers.popExpired(now: now) { timerOwners[slot]?.deadlinePassed() }
         runTasks()
     }
+
+    /// A task says whether what it has just done is likely to be answered at once: then ``run()`` may look for the answer
+    /// before it sleeps.
+    func expectAnswer(_ isLikely: Bool) { polling.expectsAnswer = isLikely }
 
     /// The earliest deadline of a task.
     var nextDeadline: Instant? { timers.earliest }

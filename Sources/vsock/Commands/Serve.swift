@@ -70,6 +70,16 @@ struct Serve: ParsableCommand {
             valueName: "key=N,…"))
     var limits: [String] = []
 
+    @Option(
+        name: [.customLong("busy-poll"), .customLong("busy_poll")],
+        help: ArgumentHelp(
+            """
+            How long a thread may look for events before it sleeps: traffic that goes to and fro is answered sooner, and \
+            takes more processor time. 0 never looks.
+            """,
+            valueName: "µs"))
+    var busyPollMicroseconds: UInt32 = UInt32(DeviceDaemon.defaultBusyPollNanoseconds / 1000)
+
     @Option(help: "A Unix socket to create, for vsock ss; only its owner can connect.")
     var control: String?
 
@@ -135,7 +145,10 @@ struct Serve: ParsableCommand {
         // No file can be opened later.
         let captures = try DeviceCaptures(opening: &configurations, log: log)
         if isSandboxed { enterSandbox(configurations) }
-        let daemon = try DeviceDaemon(configurations, workerLimit: ResourceLimits.processorCount, log: log)
+        // With one processor, nothing comes while this looks for it.
+        let daemon = try DeviceDaemon(
+            configurations, workerLimit: ResourceLimits.processorCount,
+            busyPollNanoseconds: ResourceLimits.processorCount > 1 ? UInt64(busyPollMicroseconds) * 1000 : 0, log: log)
         let server: ControlServer?
         do {
             server = try control.map { try ControlServer(path: $0, owner: socketOwner, daemon: daemon) }
