@@ -145,6 +145,9 @@ final class VhostUserSession: PollHandler, QueueNotifier {
                     let result = DescriptorIO.receiveMessage(
                         descriptor.rawValue, into: buffer, descriptors: &descriptors)
                     if isFirst {
+                        if !descriptors.cannotHoldOtherEnd(of: descriptor.rawValue) {
+                            end = SessionEnd(reason: "a socket that may keep the session from ending")
+                        }
                         received = descriptors
                     } else if !descriptors.isEmpty {
                         end = SessionEnd(reason: "descriptors in the middle of a message")
