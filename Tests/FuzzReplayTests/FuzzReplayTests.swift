@@ -19,9 +19,9 @@ struct FuzzReplayTests {
         return names.sorted().map { URL(filePath: path).appending(path: $0) }
     }
 
-    private static func run(_ target: FuzzTarget, _ bytes: [UInt8], _ name: String) {
+    private static func run(_ target: FuzzTarget, _ bytes: [UInt8], _ name: String, on bench: FuzzBench) {
         do {
-            try bytes.withUnsafeBytes { try target.run($0) }
+            try bytes.withUnsafeBytes { try target.run($0, on: bench) }
         } catch {
             Issue.record("\(name): \(error)")
         }
@@ -31,16 +31,18 @@ struct FuzzReplayTests {
     func kept(target: FuzzTarget) throws {
         let corpus = Self.files("Corpus", target)
         #expect(!corpus.isEmpty, "Fuzzing/Corpus/\(target.rawValue) is empty")
+        let bench = FuzzBench()
         for file in corpus + Self.files("FailCases", target) {
-            Self.run(target, Array(try Data(contentsOf: file)), file.lastPathComponent)
+            Self.run(target, Array(try Data(contentsOf: file)), file.lastPathComponent, on: bench)
         }
     }
 
     @Test("hold for random bytes", arguments: FuzzTarget.allCases)
     func random(target: FuzzTarget) {
+        let bench = FuzzBench()
         for seed in 0..<200 as Range<UInt64> {
             var random = PRNG(seed: seed)
-            Self.run(target, random.bytes(random.below(600)), "seed \(seed)")
+            Self.run(target, random.bytes(random.below(600)), "seed \(seed)", on: bench)
         }
     }
 }

@@ -3,6 +3,8 @@
 import FuzzRunner
 import FuzzTargets
 
+private let runner = FuzzRunner(.device)
+
 /// What libFuzzer calls.
 @_cdecl("LLVMFuzzerTestOneInput")
-public func testOneInput(_ bytes: UnsafeRawPointer?, _ count: Int) -> CInt { runOrTrap(.device, bytes, count) }
+public func testOneInput(_ bytes: UnsafeRawPointer?, _ count: Int) -> CInt { runner.runOrTrap(bytes, count) }

@@ -2,7 +2,8 @@
 //
 // A whole device, from the rings to the host programs' sockets, against a driver that knows the protocol and breaks it:
 // packets that are right and come at the wrong time, in chains of any shape, over memory that is written to meanwhile;
-// queues that stop and start anew; and host programs that connect, say something, read nothing, shut down and leave.
+// queues that stop and start anew, with and without a record of what a device before this one had in flight; and host
+// programs that connect, say something, read nothing, shut down and leave.
 //
 // One thread plays all of them. The event loop never runs: what it would call is called here.
 
@@ -15,20 +16,21 @@ import VsockWire
 @testable import VsockTransport
 
 enum DeviceFuzz {
-    static func run(_ input: inout FuzzInput) throws(FuzzFinding) {
+    static func run(_ input: inout FuzzInput, _ bench: FuzzBench) throws(FuzzFinding) {
         let fuzz: DeviceUnderFuzz
         do throws(SystemCallError) {
-            fuzz = try DeviceUnderFuzz(&input)
+            fuzz = try DeviceUnderFuzz(&input, bench)
         } catch {
             throw FuzzFinding("no descriptors: \(error)")
         }
-        let driver = try HostileDriver(&input)
+        let driver = try HostileDriver(&input, bench)
         let programs = HostPrograms()
-        try driver.start(fuzz, at: 0)
+        driver.start(fuzz, at: 0, count: VsockDevice.QueueIndex.count)
         while !input.isEmpty {
             switch input.below(24) {
             case 0...4: driver.send(&input)
-            case 5, 6: driver.post(&input)
+            case 5: driver.post(&input)
+            case 6: driver.postEvent(&input)
             case 7...12: try driver.step(fuzz, &input)
             case 13, 14: try fuzz.run()
             case 15...17: programs.step(fuzz, &input)
@@ -55,18 +57,16 @@ final class DeviceUnderFuzz {
     let host: HybridHost
     let loop: EventLoop
     let log: Logger
-    /// Where host programs listen, if any do.
-    private let directory: TemporaryDirectory?
 
-    init(_ input: inout FuzzInput) throws(SystemCallError) {
+    init(_ input: inout FuzzInput, _ bench: FuzzBench) throws(SystemCallError) {
         let options = input.byte()
-        loop = try EventLoop(mailbox: LoopMailbox())
+        loop = try bench.restingLoop()
         // Lines are made, and thrown away.
         var log = Logger(label: "fuzz") { _ in FuzzLog() }
         log.logLevel = options & 1 == 0 ? .critical : .trace
         self.log = log
-        directory = options & 0x40 == 0 ? nil : try TemporaryDirectory(prefix: "fuzz")
-        let path = directory.map { "\($0.path)/v" } ?? "/nowhere"
+        // Host programs listen, or cannot.
+        let path = options & 0x40 == 0 ? "/nowhere/v" : "\(try bench.emptyDirectory().path)/v"
         var configuration = VsockDeviceConfiguration(guestCID: 3, socketPath: "/nowhere", hybridPath: path)
         configuration.seqpacket = SeqpacketMode.allCases[Int(options >> 1 & 3)]
         var endpoint = EndpointConfiguration(localCID: .host, peerCID: .init(rawValue: 3), framing: .none)
@@ -111,6 +111,7 @@ final class DeviceUnderFuzz {
         try expect(count == 0, "\(count) connections outlive the driver")
         try expect(host.sockets.allSatisfy { $0 == nil } && host.lingering.isEmpty, "sockets outlive their programs")
         device.stop()
+        try expect(!loop.hasScheduledTasks && loop.nextDeadline == nil, "a device that has ended has nothing to do")
     }
 }
 

@@ -19,9 +19,7 @@ final class FuzzMemory: @unchecked Sendable {
     init() throws(FuzzFinding) {
         let starts = [Self.start, Self.start + UInt64(Self.byteCounts[0]), Self.farStart]
         let blocks = Self.byteCounts.map { byteCount in
-            let block = UnsafeMutableRawBufferPointer.allocate(byteCount: byteCount, alignment: 16)
-            block.initializeMemory(as: UInt8.self, repeating: 0)
-            return block
+            UnsafeMutableRawBufferPointer.allocate(byteCount: byteCount, alignment: 16)
         }
         self.blocks = blocks
         var regions: [GuestMemory.Region] = []
@@ -38,6 +36,11 @@ final class FuzzMemory: @unchecked Sendable {
     }
 
     deinit { for block in blocks { block.deallocate() } }
+
+    /// Zeroes all of it.
+    func clear() {
+        for block in blocks { block.initializeMemory(as: UInt8.self, repeating: 0) }
+    }
 
     /// Whether a segment lies in one of the blocks.
     func contains(_ segment: MemorySegment) -> Bool {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The targets of the fuzzers. Each takes an input of any bytes, reads it as a list of operations, and holds what the
-// code under it does against rules of its own. A target keeps nothing from one input to the next, uses no random source
-// and starts no thread: the same input does the same again.
+// code under it does against rules of its own. A target uses no random source and starts no thread, and of what it has
+// from one input to the next (FuzzBench) nothing shows: the same input does the same again.
 
 /// A part of the package and the input that is thrown at it.
 package enum FuzzTarget: String, CaseIterable, Sendable {
@@ -21,17 +21,20 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     /// A device with sockets of host programs against a hostile driver.
     case device
 
+    /// Whether inputs open descriptors.
+    package var usesDescriptors: Bool { self == .session || self == .device }
+
     /// Runs one input.
-    package func run(_ bytes: UnsafeRawBufferPointer) throws(FuzzFinding) {
+    package func run(_ bytes: UnsafeRawBufferPointer, on bench: FuzzBench) throws(FuzzFinding) {
         var input = FuzzInput(bytes)
         switch self {
         case .wire: try WireFuzz.run(&input)
-        case .queue: try QueueFuzz.run(&input)
+        case .queue: try QueueFuzz.run(&input, bench)
         case .vhostUser: try VhostUserFuzz.run(&input)
-        case .session: try SessionFuzz.run(&input)
+        case .session: try SessionFuzz.run(&input, bench)
         case .hybrid: try HybridFuzz.run(&input)
         case .core: try CoreFuzz.run(&input)
-        case .device: try DeviceFuzz.run(&input)
+        case .device: try DeviceFuzz.run(&input, bench)
         }
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The driver of a device under fuzz: it knows how to send a packet and how to post a buffer, and does much else.
+// The driver of a device under fuzz: it knows how to send a packet and how to post a buffer, and does much else. Its
+// monitor keeps the record of what is in flight (vhost-user.rst "Inflight I/O tracking"), and writes to that, too.
 
 import VsockCore
 import VsockWire
@@ -13,40 +14,59 @@ final class HostileDriver {
     /// Where the rings are; everything behind them holds packets.
     private static let ringDistance: UInt64 = 256
     private static let queueDistance: UInt64 = 1024
-    private static let dataStart = FuzzMemory.start + 2 * queueDistance
+    private static let dataStart = FuzzMemory.start + UInt64(VsockDevice.QueueIndex.count) * queueDistance
 
     private let memory: FuzzMemory
     private let features: VirtqueueFeatures
     private let isSeqpacketNegotiated: Bool
     private let layouts: [VirtqueueLayout]
-    private var positions: [UInt16] = [0, 0]
-    private var nextDescriptor = [0, 0]
+    /// Nil when the monitor keeps no record.
+    private let record: UnsafeMutableRawBufferPointer?
+    private var positions: [UInt16] = [0, 0, 0]
+    private var nextDescriptor = [0, 0, 0]
     private var nextData = dataStart
 
-    init(_ input: inout FuzzInput) throws(FuzzFinding) {
-        memory = try FuzzMemory()
+    init(_ input: inout FuzzInput, _ bench: FuzzBench) throws(FuzzFinding) {
+        memory = try bench.cleanMemory()
         features = FuzzMemory.features(&input)
-        isSeqpacketNegotiated = input.flag()
+        let options = input.byte()
+        isSeqpacketNegotiated = options & 1 == 1
+        record = options & 2 == 0 ? nil : bench.cleanRecord(queueSize: Self.size)
         var layouts: [VirtqueueLayout] = []
-        for queue in 0..<2 {
+        for queue in 0..<VsockDevice.QueueIndex.count {
             let start = FuzzMemory.start + UInt64(queue) * Self.queueDistance
             layouts.append(try memory.layout(size: Self.size, at: start, distance: Self.ringDistance))
         }
         self.layouts = layouts
     }
 
-    /// Sets both queues up and starts them.
-    func start(_ fuzz: DeviceUnderFuzz, at base: UInt16) throws(FuzzFinding) {
+    /// Sets the queues up and starts them, as a session does: `count` of them, while it awaits the third or not.
+    func start(
+        _ fuzz: DeviceUnderFuzz, at base: UInt16, count: Int, awaitsEventQueue: Bool = false, resubmits: Bool = false
+    ) {
         fuzz.device.setMemory(memory.memory)
-        for queue in 0..<2 { start(queue, of: fuzz, at: base, isContinued: false) }
+        for queue in 0..<count {
+            start(
+                queue, of: fuzz, at: base, isContinued: false, awaitsEventQueue: awaitsEventQueue, resubmits: resubmits)
+        }
     }
 
-    private func start(_ queue: Int, of fuzz: DeviceUnderFuzz, at base: UInt16, isContinued: Bool) {
+    private func start(
+        _ queue: Int, of fuzz: DeviceUnderFuzz, at base: UInt16, isContinued: Bool, awaitsEventQueue: Bool = false,
+        resubmits: Bool = false
+    ) {
         let ring = DeviceQueue(
-            layout: layouts[queue], features: features, owner: memory.memory, startIndex: base)
+            layout: layouts[queue], features: features, owner: memory.memory, startIndex: base,
+            inflight: region(queue), resubmits: resubmits)
         fuzz.device.startQueue(
             queue, ring: ring, base: base, isSeqpacketNegotiated: isSeqpacketNegotiated, isContinued: isContinued,
-            awaitsEventQueue: false)
+            awaitsEventQueue: awaitsEventQueue)
+    }
+
+    private func region(_ queue: Int) -> InflightRegion? {
+        record?.baseAddress.flatMap {
+            InflightRegion(base: $0 + queue * InflightRegion.byteCount(queueSize: Self.size), queueSize: Self.size)
+        }
     }
 
     // MARK: What a driver does
@@ -85,6 +105,14 @@ final class HostileDriver {
         offer(
             cut(start, total, into: 1 + input.below(3), &input), Descriptor.writeFlag,
             on: VsockDevice.QueueIndex.receive)
+    }
+
+    /// A buffer on the event queue.
+    func postEvent(_ input: inout FuzzInput) {
+        let total = input.below(12)
+        offer(
+            cut(allocate(total), total, into: 1 + input.below(2), &input), Descriptor.writeFlag,
+            on: VsockDevice.QueueIndex.event)
     }
 
     private func allocate(_ byteCount: Int) -> UInt64 {
@@ -129,8 +157,8 @@ final class HostileDriver {
     // MARK: What no driver does
 
     func step(_ fuzz: DeviceUnderFuzz, _ input: inout FuzzInput) throws(FuzzFinding) {
-        let queue = input.below(2)
-        switch input.below(9) {
+        let queue = input.below(VsockDevice.QueueIndex.count)
+        switch input.below(11) {
         case 0: memory.poke(&input)
         case 1:
             let start = FuzzMemory.start + UInt64(queue) * Self.queueDistance
@@ -145,8 +173,18 @@ final class HostileDriver {
         case 6:
             // A new driver.
             fuzz.device.driverLeft()
-            if input.flag() { try start(fuzz, at: input.flag() ? positions[0] : input.integer()) }
+            guard input.flag() else { return }
+            let options = input.byte()
+            start(
+                fuzz, at: options & 1 == 0 ? positions[0] : input.integer(), count: options & 2 == 0 ? 3 : 2,
+                awaitsEventQueue: options & 4 != 0, resubmits: options & 8 != 0)
         case 7: fuzz.device.setMemory(input.flag() ? memory.memory : nil)
+        case 8, 9:
+            guard let record, let base = record.baseAddress else { return }
+            // The header of a region, or anything.
+            let header = InflightRegion.byteCount(queueSize: Self.size) * queue
+            let offset = input.flag() ? header + input.below(16) : Int(input.integer(UInt16.self)) % record.count
+            (base + offset).storeBytes(of: input.byte(), as: UInt8.self)
         default: fuzz.device.deadlinePassed()
         }
     }

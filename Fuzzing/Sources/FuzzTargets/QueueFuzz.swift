@@ -7,11 +7,11 @@
 @testable import VirtioQueue
 
 enum QueueFuzz {
-    static func run(_ input: inout FuzzInput) throws(FuzzFinding) {
+    static func run(_ input: inout FuzzInput, _ bench: FuzzBench) throws(FuzzFinding) {
         switch input.below(4) {
-        case 0: try DriverSide.run(&input)
+        case 0: try DriverSide.run(&input, bench)
         case 1: try MemoryTable.run(&input)
-        default: try DeviceSide.run(&input)
+        default: try DeviceSide.run(&input, bench)
         }
     }
 }
@@ -38,8 +38,8 @@ private struct DeviceSide: ~Copyable {
             layout: layout, features: FuzzMemory.features(&input), owner: memory, startIndex: position)
     }
 
-    static func run(_ input: inout FuzzInput) throws(FuzzFinding) {
-        let memory = try FuzzMemory()
+    static func run(_ input: inout FuzzInput, _ bench: FuzzBench) throws(FuzzFinding) {
+        let memory = try bench.cleanMemory()
         var side = DeviceSide(&input, memory, try memory.layout(size: 1 << input.below(8)))
         while !input.isEmpty { try side.step(&input) }
     }
@@ -143,8 +143,8 @@ private struct DeviceSide: ~Copyable {
 
 /// The driver's half against a device that returns anything.
 private enum DriverSide {
-    static func run(_ input: inout FuzzInput) throws(FuzzFinding) {
-        let memory = try FuzzMemory()
+    static func run(_ input: inout FuzzInput, _ bench: FuzzBench) throws(FuzzFinding) {
+        let memory = try bench.cleanMemory()
         let size = 1 << input.below(7)
         let layout = try memory.layout(size: size)
         let tablesAddress = FuzzMemory.start + 8192

@@ -3,6 +3,8 @@
 import FuzzRunner
 import FuzzTargets
 
+private let runner = FuzzRunner(.wire)
+
 /// What libFuzzer calls.
 @_cdecl("LLVMFuzzerTestOneInput")
-public func testOneInput(_ bytes: UnsafeRawPointer?, _ count: Int) -> CInt { runOrTrap(.wire, bytes, count) }
+public func testOneInput(_ bytes: UnsafeRawPointer?, _ count: Int) -> CInt { runner.runOrTrap(bytes, count) }

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// What the targets use again for the next input, because making it takes longer than the input does. Each piece is as
+// new when an input asks for it, so that what an input does follows from that input alone.
+
+import VsockSystem
+
+@testable import VirtioQueue
+@testable import VsockTransport
+
+/// One for each thread that runs inputs.
+package final class FuzzBench {
+    /// As large as the largest region that a request of ``VhostUserFuzz`` usually names.
+    static let sharedByteCount = 32 << 12
+
+    private var memory: FuzzMemory?
+    private var record: FuzzRecord?
+    private var loop: EventLoop?
+    private var directory: TemporaryDirectory?
+    private var shared: SharedMemory?
+    private var notifier: EventNotifier?
+
+    package init() {}
+
+    private static func keep<Value, Failure>(
+        _ place: inout Value?, _ make: () throws(Failure) -> Value
+    ) throws(Failure) -> Value {
+        if let value = place { return value }
+        let value = try make()
+        place = value
+        return value
+    }
+
+    /// Guest memory, zeroed.
+    func cleanMemory() throws(FuzzFinding) -> FuzzMemory {
+        let memory = try Self.keep(&memory, FuzzMemory.init)
+        memory.clear()
+        return memory
+    }
+
+    /// Memory for the record of what is in flight on the queues of a device, zeroed: always of the same size.
+    func cleanRecord(queueSize: Int) -> UnsafeMutableRawBufferPointer {
+        let record = Self.keep(&record) {
+            FuzzRecord(byteCount: VsockDevice.QueueIndex.count * InflightRegion.byteCount(queueSize: queueSize))
+        }
+        record.block.initializeMemory(as: UInt8.self, repeating: 0)
+        return record.block
+    }
+
+    /// A loop that watches nothing.
+    func restingLoop() throws(SystemCallError) -> EventLoop {
+        try Self.keep(&loop) { () throws(SystemCallError) in try EventLoop(mailbox: LoopMailbox()) }
+    }
+
+    /// A directory for sockets, which remove their files.
+    func emptyDirectory() throws(SystemCallError) -> TemporaryDirectory {
+        try Self.keep(&directory) { () throws(SystemCallError) in try TemporaryDirectory(prefix: "fuzz") }
+    }
+
+    /// Memory with a descriptor, zeroed.
+    func cleanSharedMemory() throws(SystemCallError) -> SharedMemory {
+        let shared = try Self.keep(&shared) { () throws(SystemCallError) in
+            try SharedMemory(name: "fuzz", byteCount: Self.sharedByteCount)
+        }
+        shared.mapping.base.initializeMemory(as: UInt8.self, repeating: 0, count: Self.sharedByteCount)
+        return shared
+    }
+
+    /// An eventfd without a signal.
+    func silentNotifier() throws(SystemCallError) -> EventNotifier {
+        let notifier = try Self.keep(&notifier, EventNotifier.init)
+        notifier.drain()
+        return notifier
+    }
+}
+
+/// A heap block of exactly its size, so that AddressSanitizer sees the first byte outside.
+private final class FuzzRecord {
+    let block: UnsafeMutableRawBufferPointer
+
+    init(byteCount: Int) { block = .allocate(byteCount: byteCount, alignment: 64) }
+
+    deinit { block.deallocate() }
+}
