@@ -28,6 +28,10 @@ final class SocketTable: WakeTimerClient, @unchecked Sendable {
 
     let lock = SocketLock()
     @exclusivity(unchecked) var endpoint: Endpoint
+    /// The context ID of this side.
+    let localCID: VsockAddress.ContextID
+    /// The receive buffer of a new socket, in bytes.
+    private let bufferByteCount: UInt32
     /// Whether ports below 1024 are refused (EACCES).
     let reservesLowPorts: Bool
     /// A carrier that nobody else owns. A weak reference to it would cost more than a small packet does.
@@ -62,6 +66,8 @@ final class SocketTable: WakeTimerClient, @unchecked Sendable {
 
     init(_ configuration: EndpointConfiguration, isReady: Bool, reservesLowPorts: Bool = false) {
         endpoint = Endpoint(configuration)
+        localCID = configuration.localCID
+        bufferByteCount = configuration.bufferByteCount
         self.isReady = isReady
         self.reservesLowPorts = reservesLowPorts
         nextPort = configuration.ephemeralPorts.lowerBound
@@ -73,13 +79,10 @@ final class SocketTable: WakeTimerClient, @unchecked Sendable {
 
     /// A new socket.
     func makeSocket(_ type: SocketType) -> TableSocket {
-        TableSocket(self, type, SocketSettings(bufferSize: UInt64(endpoint.configuration.bufferByteCount)))
+        TableSocket(self, type, SocketSettings(bufferSize: UInt64(bufferByteCount)))
     }
 
     var now: Instant { Instant(nanoseconds: MonotonicClock.now()) }
-
-    /// The context ID of this side.
-    var localCID: VsockAddress.ContextID { endpoint.configuration.localCID }
 
     /// Whether a record's payload is consumed before its end has come.
     var drainsOpenRecords: Bool { endpoint.configuration.framing.consumesUnfinishedRecords }
