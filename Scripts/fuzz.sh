@@ -3,7 +3,7 @@
 #
 # Builds the fuzzers with AddressSanitizer and runs them, one after another, for so many seconds each. What they find is
 # kept: an input that breaks a rule in Fuzzing/FailCases, from where `make test` replays it; new inputs that reach more
-# code in .build/fuzz, for the next run.
+# code in .build/fuzz, for the next run. .build/fuzz/executed says how many inputs each run has executed.
 #
 #   Scripts/fuzz.sh SECONDS [TARGET...]
 #
@@ -47,19 +47,33 @@ for target in "${targets[@]}"; do
     swift build "${options[@]}" --product "$(program "$target")" 2> >(grep -v 'Cannot export local symbol' >&2)
 done
 
+# Longer inputs find no more, and take longer.
+longest() {
+    case $1 in
+    hybrid) echo 128 ;;
+    queue | core) echo 192 ;;
+    vhost-user) echo 256 ;;
+    *) echo 512 ;;
+    esac
+}
+
+# Sockets of host programs are files.
+[ ! -d /dev/shm ] || export TMPDIR=/dev/shm
 for target in "${targets[@]}"; do
     fuzzer=$scratch/$configuration/$(program "$target")
     mkdir -p ".build/fuzz/$target" "Fuzzing/FailCases/$target" "Fuzzing/Corpus/$target"
     log=.build/fuzz/$target.log
     echo "$target: $seconds s"
     if ! "$fuzzer" ".build/fuzz/$target" "Fuzzing/Corpus/$target" "Fuzzing/FailCases/$target" \
-        -artifact_prefix="Fuzzing/FailCases/$target/" -max_total_time="$seconds" -max_len=1024 \
-        -timeout="${FUZZ_TIMEOUT:-1}" -rss_limit_mb=2048 -print_final_stats=1 >"$log" 2>&1; then
+        -artifact_prefix="Fuzzing/FailCases/$target/" -max_total_time="$seconds" -max_len="$(longest "$target")" \
+        -timeout="${FUZZ_TIMEOUT:-1}" -rss_limit_mb=2048 -print_funcs=0 -print_final_stats=1 >"$log" 2>&1; then
         grep -vE '^#[0-9]' "$log" | tail -n 60 >&2
         input=$(sed -n 's/.*Test unit written to //p' "$log" | tail -n 1)
         echo "$target: found something; again with" >&2
         echo "    SWIFT_BACKTRACE=enable=no $fuzzer ${input:-Fuzzing/FailCases/$target/*}" >&2
         exit 1
     fi
-    sed -n 's/^stat::\(number_of_executed_units\|slowest_unit_time_sec\): */    \1 /p' "$log"
+    executed=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
+    echo "    $executed inputs"
+    echo "$(date -u +%F) $target $sanitizer $executed inputs $seconds s" >>.build/fuzz/executed
 done

@@ -63,7 +63,7 @@ final class DeviceUnderFuzz {
         loop = try bench.restingLoop()
         // Lines are made, and thrown away.
         var log = Logger(label: "fuzz") { _ in FuzzLog() }
-        log.logLevel = options & 1 == 0 ? .critical : .trace
+        log.logLevel = options & 0x81 == 0x81 ? .trace : .critical
         self.log = log
         // Host programs listen, or cannot.
         let path = options & 0x40 == 0 ? "/nowhere/v" : "\(try bench.emptyDirectory().path)/v"
@@ -125,5 +125,8 @@ private struct FuzzLog: LogHandler {
         set { metadata[key] = newValue }
     }
 
-    func log(event: LogEvent) { _ = "\(event.message) \(event.metadata ?? [:])" }
+    func log(event: LogEvent) {
+        _ = event.message.description
+        for value in (event.metadata ?? [:]).values { _ = value.description }
+    }
 }
