@@ -16,8 +16,12 @@ enum Place {
         .appendingPathComponent("vsock").path
 
     /// The programs that run on either side.
-    static let programs = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
-        .appendingPathComponent("Programs").path
+    static let programs = tests.appendingPathComponent("Programs").path
+
+    /// The package.
+    static let package = tests.deletingLastPathComponent().deletingLastPathComponent().path
+
+    private static let tests = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
 
     private static func absolute(_ path: String) -> String {
         URL(fileURLWithPath: path, relativeTo: URL(fileURLWithPath: FileManager.default.currentDirectoryPath)).path
@@ -58,6 +62,16 @@ final class GuestShell: GuestCommands {
                 throw ProgramError(
                     description: "descriptors of vsock serve: \(deviceDescriptorCount) before, \(names.count) after")
             }
+            sched_yield()
+        }
+    }
+
+    /// Waits until a program of the host has bound its socket for `port`.
+    func awaitSocket(port: Int) throws {
+        let deadline = MonotonicClock.now() + testDeadline
+        // A connection would be taken for the guest's, so only the file is looked for.
+        while FileSystem.kind(of: "\(path)_\(port)") != .socket {
+            guard MonotonicClock.now() < deadline else { throw ProgramError(description: "nobody has \(path)_\(port)") }
             sched_yield()
         }
     }

@@ -3,9 +3,7 @@
 // The tools that people use, in the guest on the kernel's AF_VSOCK and on the host on the hybrid sockets. Goal: a line
 // that goes in on one side comes out on the other, whoever connects.
 
-import Foundation
 import Testing
-import VsockSystem
 import VsockTestPrograms
 
 extension BootedGuests {
@@ -23,7 +21,7 @@ extension BootedGuests {
                     [Place.command, "listen", "--transport", "uds:\(shell.path)", "-v"] + options + ["1300"])
                 // It has nothing to send: with its input open, it would go on until the guest closes.
                 listener.closeInput()
-                try awaitSocket("\(shell.path)_1300")
+                try shell.awaitSocket(port: 1300)
                 let sent = try shell.run(
                     "printf 'one\\ntwo\\n' | \(Place.command) connect \(kind) 2 1300", seconds: 120)
                 #expect(sent.status == 0, "\(kind): \(sent.output)")
@@ -50,7 +48,7 @@ extension BootedGuests {
             let shell = try BootedGuests.take(kernel)
             let listener = try Program(
                 "socat", ["/usr/bin/socat", "-u", "UNIX-LISTEN:\(shell.path)_1302", "STDOUT"])
-            try awaitSocket("\(shell.path)_1302")
+            try shell.awaitSocket(port: 1302)
             let sent = try shell.run("echo from socat | socat -u - VSOCK-CONNECT:2:1302", seconds: 120)
             #expect(sent.status == 0, "\(sent.output)")
             #expect(try listener.end(seconds: 120) == 0)
@@ -59,7 +57,7 @@ extension BootedGuests {
             // socat's generic sockets: type 5 is SOCK_SEQPACKET.
             let records = try Program(
                 "socat", ["/usr/bin/socat", "-u", "UNIX-LISTEN:\(shell.path)_1303,type=5", "STDOUT"])
-            try awaitSocket("\(shell.path)_1303")
+            try shell.awaitSocket(port: 1303)
             let record = try shell.run("echo a record | socat -u - VSOCK-CONNECT:2:1303,type=5", seconds: 120)
             #expect(record.status == 0, "\(record.output)")
             #expect(try records.end(seconds: 120) == 0)
@@ -80,17 +78,6 @@ extension BootedGuests {
                 lines.contains { $0.hasPrefix("packet: 3:") && $0.contains(" len=8 ") && $0.hasSuffix("(SEQ_EOM)") })
             #expect(lines.contains { $0.hasPrefix("packet: 2:") && $0.contains(" op=SEQ_BEGIN ") })
             #expect(lines.last?.hasPrefix("demo: SEQPACKET records and a stream crossed both ways") == true)
-        }
-
-        /// Waits until a program of the host has bound its socket.
-        private func awaitSocket(_ path: String) throws {
-            let deadline = MonotonicClock.now() + 120_000_000_000
-            while true {
-                // A connection would be taken for the guest's, so only the file is looked for.
-                if FileManager.default.fileExists(atPath: path) { return }
-                guard MonotonicClock.now() < deadline else { throw ProgramError(description: "no socket at \(path)") }
-                sched_yield()
-            }
         }
     }
 }

@@ -88,15 +88,38 @@ import VsockSystem
             ["perf", "--json", "--transport", "device:\(socket)", "--port", "77", "--rcvlowat", "2K"],
             inputPath: "/dev/null")
         try poll { access(socket, F_OK) == 0 }
-        // The device is there before it listens: the sender is refused until it does.
-        try poll {
-            let sender = try RunningCommand(
-                ["perf", "--transport", "driver:\(socket)", "--sender", "2", "--port", "77", "--bytes", "100K"],
-                inputPath: "/dev/null")
-            return try sender.finish().status == 0
-        }
+        try send(["--transport", "driver:\(socket)", "--sender", "2", "--port", "77", "--bytes", "100K"])
         #expect(try readAllText(receiver.output).contains("\"bytes\": 102400"))
         #expect(try receiver.finish().status == 0)
+    }
+
+    @Test(
+        "one side is a program of the host behind a device's Unix sockets, either way",
+        arguments: ["stream", "seqpacket"])
+    func hybrid(type: String) throws {
+        let directory = try TemporaryDirectory()
+        let (socket, path) = (directory.file("vm.sock"), directory.file("vm.vsock"))
+        let serve = try RunningCommand(
+            ["serve", "--socket", socket, "--uds-path", path, "--log-level", "error"], inputPath: "/dev/null")
+        try poll { access(path + "_seqpacket", F_OK) == 0 }
+        let guest = ["--transport", "driver:\(socket)", "--type", type]
+        let host = ["--transport", "uds:\(path)", "--type", type, "--device-pid", "\(serve.processID)"]
+        for (receiving, sending, cid) in [(host, guest, "2"), (guest, host, "3")] {
+            let receiver = try RunningCommand(
+                ["perf", "--json", "--rcvlowat", "2K", "--buf-size", "8K"] + receiving, inputPath: "/dev/null")
+            try send(sending + ["--sender", cid, "--bytes", "64K", "--buf-size", "4K"])
+            let said = try readAllText(receiver.output)
+            #expect(said.contains("\"bytes\": 65536,"))
+            #expect(said.contains("device_cpu_seconds") == (receiving == host))
+            #expect(try receiver.finish().status == 0)
+        }
+    }
+
+    /// Sends to a receiver that has been started: until it listens, a sender is refused.
+    private func send(_ arguments: [String]) throws {
+        try poll {
+            try RunningCommand(["perf"] + arguments, inputPath: "/dev/null").finish().status == 0
+        }
     }
 
     @Test(
@@ -106,7 +129,7 @@ import VsockSystem
             "--connections 0", "--idle -1", "--type raw", "--direction up", "--direction guest-to-host", "--zerocopy",
             "--transport x", "--uds /tmp/x", "--transport loopback --uds /tmp/x", "--in-process", "--device-pid 1",
             "--sender 2 --transport driver:/s --uds /u", "--uds /u --in-process --transport driver:/s", "--sender x",
-            "--vsk-size 4G", "--baseline tcp",
+            "--vsk-size 4G", "--baseline tcp", "--rcvlowat 257K",
         ])
     func usage(line: String) throws {
         let running = try RunningCommand(["perf"] + line.split(separator: " ").map(String.init), inputPath: "/dev/null")

@@ -16,6 +16,7 @@ struct Perf: ParsableCommand {
             One side, as the kernel's vsock_perf, which may be the other:
               vsock perf [--port P]                        receives until the sender closes
               vsock perf --sender CID [--bytes N]          sends
+            In a guest that is AF_VSOCK; on its host, --transport uds:PATH is the other end.
 
             Both sides in this process:
               vsock perf --transport loopback
@@ -43,7 +44,7 @@ struct Perf: ParsableCommand {
         help: ArgumentHelp("Bytes of a message: of a send, of a record, and of a receive.", valueName: "bytes"))
     var bufSize = PerfByteCount(128 << 10)
 
-    @Option(help: ArgumentHelp("Receive buffer of vsock sockets.", valueName: "bytes"))
+    @Option(help: ArgumentHelp("Receive buffer of vsock sockets; over uds it is the device's.", valueName: "bytes"))
     var vskSize = PerfByteCount(256 << 10)
 
     @Option(help: ArgumentHelp("SO_RCVLOWAT of a receiver.", valueName: "bytes"))
@@ -75,7 +76,7 @@ struct Perf: ParsableCommand {
     @Flag(help: "With driver:SOCKET: the device is in this process, too.")
     var inProcess = false
 
-    @Option(help: ArgumentHelp("Report the processor time of this process.", valueName: "pid"))
+    @Option(help: ArgumentHelp("Report the processor time of this process, a device's.", valueName: "pid"))
     var devicePid: Int32?
 
     @Option(help: "Instead of a transport: unix (two processes), unix-threads or memory-copy.")
@@ -95,6 +96,7 @@ struct Perf: ParsableCommand {
             throw ValidationError("--connections is 1 to 65536, and --idle 0 to 65536")
         }
         guard vskSize.count <= UInt32.max else { throw ValidationError("--vsk-size is below 4G") }
+        guard rcvlowat.count <= vskSize.count else { throw ValidationError("--rcvlowat is at most --vsk-size") }
         if inheritedRole != nil || baseline != nil { return }
         guard uds == nil || !inProcess else { throw ValidationError("give --uds or --in-process, not both") }
         if uds != nil || inProcess {
@@ -102,8 +104,8 @@ struct Perf: ParsableCommand {
             guard sender == nil else { throw ValidationError("--sender is for one side; here are both") }
             return
         }
-        guard devicePid == nil || driverSocket != nil else {
-            throw ValidationError("--device-pid needs driver:SOCKET")
+        guard devicePid == nil || driverSocket != nil || isHybrid else {
+            throw ValidationError("--device-pid needs driver:SOCKET or uds:PATH")
         }
         if !hasBothSides {
             guard direction == nil || direction == .both || direction == .roundTrip else {
@@ -155,6 +157,11 @@ struct Perf: ParsableCommand {
     private var driverSocket: String? {
         let text = transport.description
         return text.hasPrefix("driver:") ? String(text.dropFirst("driver:".count)) : nil
+    }
+
+    /// Whether the device is another process's, behind its Unix sockets.
+    private var isHybrid: Bool {
+        if case .uds = transport.kind { true } else { false }
     }
 
     private var hasBothSides: Bool {
@@ -247,9 +254,8 @@ struct Perf: ParsableCommand {
         return report
     }
 
-    private var options: [SocketOption] {
-        [.bufferMaximumSize(UInt64(vskSize.count)), .bufferSize(UInt64(vskSize.count))]
-            + (rcvlowat.count > 1 ? [.receiveLowWaterMark(rcvlowat.count)] : [])
+    private var bufferOptions: [SocketOption] {
+        isHybrid ? [] : [.bufferMaximumSize(UInt64(vskSize.count)), .bufferSize(UInt64(vskSize.count))]
     }
 
     private func connect(_ plan: PerfPlan, cid: String) throws -> [VsockSocket] {
@@ -257,7 +263,10 @@ struct Perf: ParsableCommand {
             cid: try AddressArguments.contextID(cid), port: VsockAddress.Port(rawValue: plan.port))
         return try (0..<(plan.connectionCount + plan.idleCount)).map { _ in
             do {
-                return try VsockSocket.connectBlocking(plan.type, to: address, over: transport, options: options)
+                let socket = try VsockSocket.connectBlocking(
+                    plan.type, to: address, over: transport, options: bufferOptions)
+                try setLowWaterMark(socket)
+                return socket
             } catch let error as SocketError {
                 throw Failure(
                     "connecting to port \(plan.port) over \(transport): \(error.name): does a receiver wait there?")
@@ -269,11 +278,25 @@ struct Perf: ParsableCommand {
         let listener: VsockListener
         do {
             listener = try VsockListener.bindBlocking(
-                plan.type, port: VsockAddress.Port(rawValue: plan.port), on: transport, options: options)
+                plan.type, port: VsockAddress.Port(rawValue: plan.port), on: transport, options: bufferOptions)
         } catch let error as SocketError {
             throw Failure("listening on port \(plan.port) over \(transport): \(error.name): choose another --port?")
         }
         if !json { Console.report("vsock: receiving on port \(plan.port) over \(transport)") }
-        return try (0..<(plan.connectionCount + plan.idleCount)).map { _ in try listener.acceptBlocking() }
+        return try (0..<(plan.connectionCount + plan.idleCount)).map { _ in
+            let socket = try listener.acceptBlocking()
+            try setLowWaterMark(socket)
+            return socket
+        }
+    }
+
+    /// A connection does not have its listener's.
+    private func setLowWaterMark(_ socket: VsockSocket) throws {
+        guard rcvlowat.count > 1 else { return }
+        do throws(SocketError) {
+            try socket.set(.receiveLowWaterMark(rcvlowat.count))
+        } catch {
+            throw Failure("--rcvlowat \(rcvlowat.count): \(error.name): choose a smaller one")
+        }
     }
 }
