@@ -22,6 +22,8 @@ import sys
 import tempfile
 import time
 
+from kernel_guest import KernelGuest, NoGuest
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 VSOCK = os.environ.get("VSOCK_COMMAND", str(ROOT / ".build/release/vsock"))
 DOCUMENT = ROOT / "Documentation/Performance.md"
@@ -52,6 +54,8 @@ class Device:
         self.name = name
         self.socket = directory / f"{name}.sock"
         self.path = directory / f"{name}.vsock"
+        for left in (self.socket, self.path):
+            left.unlink(missing_ok=True)
         arguments = [part.format(socket=self.socket, path=self.path) for part in command]
         self.process = subprocess.Popen(
             arguments, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -69,19 +73,30 @@ class Device:
 SERVE = ["serve", "--log-level", "error", "--guest-cid", "3", "--socket", "{socket}", "--uds-path", "{path}"]
 
 
-def perf(options, seconds, timeout=60):
-    """The report of one run; None when it does not end, which a peer has been seen to do."""
-    command = [VSOCK, "perf", "--json", *options]
-    if seconds is not None:
-        command += ["--seconds", str(seconds)]
+def start_perf(options):
+    return subprocess.Popen([VSOCK, "perf", "--json", *options], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
+
+
+def report_of(process, timeout, is_expected_to_fail=False):
+    """The report of a run; None when it fails, or does not end, which a peer has been seen to do."""
     try:
-        run = subprocess.run(command, capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL)
+        output, errors = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
         return None
-    if run.returncode != 0:
-        say(f"failed: {' '.join(command)}: {run.stderr.strip()}")
+    if process.returncode != 0:
+        if is_expected_to_fail:
+            return None
+        say(f"failed: {' '.join(process.args)}: {errors.strip()}")
         return None
-    return json.loads(run.stdout)
+    return json.loads(output)
+
+
+def perf(options, seconds, timeout=60):
+    """The report of one run, or None."""
+    return report_of(start_perf(options if seconds is None else [*options, "--seconds", str(seconds)]), timeout)
 
 
 def median(reports, key):
@@ -120,12 +135,15 @@ class Bench:
                 reports[name].append(perf(options, self.seconds))
         return reports
 
-    def devices(self):
-        devices = [Device(self.directory, "device", [VSOCK, *SERVE])]
+    def device_commands(self):
+        commands = {"device": [VSOCK, *SERVE]}
         if self.peer_program:
-            devices.append(Device(self.directory, "peer", [
-                self.peer_program, "--guest-cid", "4", "--socket", "{socket}", "--uds-path", "{path}"]))
-        return devices
+            commands["peer"] = [
+                self.peer_program, "--guest-cid", "4", "--socket", "{socket}", "--uds-path", "{path}"]
+        return commands
+
+    def devices(self):
+        return [Device(self.directory, name, command) for name, command in self.device_commands().items()]
 
     def sources(self, devices, options, baseline=None):
         sources = {device.name: [*device.options(), "--device-pid", str(device.process.pid), *options]
@@ -222,6 +240,28 @@ class Bench:
         rows += self.many_vms(500)
         return rows
 
+    def guests(self):
+        rows = ["| guest | direction | message | device | peer | device / peer | CPU s/GiB: device | peer |",
+                "|---|---|---|---|---|---|---|---|"]
+        bootable = script("setup.sh", "--kernels")
+        programs = script("kernel-programs.sh", "6.12")
+        for kernel, (label, byte_counts) in GUESTS.items():
+            if not bootable or not programs or kernel not in bootable.split(","):
+                say(f"without {label}: see Scripts/setup.sh")
+                continue
+            pairs = {name: GuestedDevice(self.directory, name, command, kernel, f"{programs}/vsock_perf")
+                     for name, command in self.device_commands().items()}
+            for direction in ["guest-to-host", "host-to-guest"]:
+                for size, byte_count in byte_counts.items():
+                    for pair in pairs.values():
+                        pair.begin()
+                    for _ in range(self.rounds):
+                        for pair in pairs.values():
+                            pair.measure(direction, size, byte_count)
+                    rows.append(self.guests_row([label, direction, size], pairs["device"], pairs.get("peer")))
+            self.stop(pairs.values())
+        return rows
+
     def many_vms(self, count):
         directory = self.directory / "vms"
         directory.mkdir(exist_ok=True)
@@ -259,9 +299,112 @@ class Bench:
                     number(median(device, key), 3), number(median(peer, key), 3)])
 
     @staticmethod
+    def guests_row(names, device, peer):
+        reports, others = device.reports, peer.reports if peer else []
+        key = "device_cpu_seconds_per_gib"
+        return row([*names, device.cell(), peer.cell() if peer else "", ratio(reports, others),
+                    number(median(reports, key), 3), number(median(others, key), 3)])
+
+    @staticmethod
     def stop(devices):
         for device in devices:
             device.stop()
+
+
+# The kernel's own program in guests: what a run carries in messages of each size. User Mode Linux takes a hundred
+# microseconds for a small one.
+GUESTS = {
+    "6.12": ("Linux 6.12 in QEMU", {"64": "8M", "4K": "128M", "64K": "512M"}),
+    "uml": ("User Mode Linux 6.1", {"64": "2M", "4K": "128M", "64K": "512M"}),
+}
+GUEST_DEADLINE = 20
+# The status of timeout(1).
+TIMED_OUT = 124
+
+
+def script(name, *arguments):
+    """What a script prints; None when it fails, after it has said why."""
+    run = subprocess.run([str(ROOT / "Scripts" / name), *arguments], stdout=subprocess.PIPE, text=True)
+    return run.stdout.strip() if run.returncode == 0 else None
+
+
+class GuestedDevice:
+    """A device with a Linux guest, where the kernel's vsock_perf runs."""
+
+    def __init__(self, directory, name, command, kernel, program):
+        self.directory, self.name, self.command, self.kernel = directory, name, command, kernel
+        self.program = f"timeout {GUEST_DEADLINE} {program}"
+        self.start()
+
+    def start(self):
+        self.device = Device(self.directory, self.name, self.command)
+        try:
+            self.guest = KernelGuest(VSOCK, self.kernel, self.device.socket)
+        except NoGuest:
+            self.guest = None
+
+    def stop(self):
+        if self.guest:
+            self.guest.stop()
+        self.device.stop()
+
+    def begin(self):
+        """Begins with another case."""
+        self.reports = []
+        self.failure = "" if self.guest else "does not boot"
+
+    def measure(self, direction, size, byte_count):
+        """One more run. A case that has failed fails again, and may take the whole time limit: it is not repeated."""
+        if self.failure:
+            return
+        try:
+            status, report = (self.guest_sends if direction == "guest-to-host" else self.host_sends)(
+                size, byte_count)
+        except NoGuest:
+            status, report = TIMED_OUT, None
+        if status == 0 and report:
+            self.reports.append(report)
+            return
+        if status not in (0, TIMED_OUT):
+            self.failure = "fails"
+        elif report and report["bytes"] > 0:
+            self.failure = f"{report['bytes'] >> 20} MiB in {GUEST_DEADLINE} s"
+        else:
+            self.failure = "hangs"
+        # Whatever state they are in, the next case gets new ones.
+        self.stop()
+        self.start()
+
+    def cell(self):
+        return self.failure or gigabits(self.reports, 3)
+
+    def perf_options(self):
+        return ["--transport", f"uds:{self.device.path}", "--device-pid", str(self.device.process.pid)]
+
+    # Each gives the status of vsock_perf, and the report of `vsock perf` if it has ended, with the receiver's rate.
+
+    def guest_sends(self, size, byte_count):
+        receiver = start_perf(self.perf_options())
+        try:
+            wait_for(pathlib.Path(f"{self.device.path}_1234"), receiver)
+            status, _ = self.guest.run(
+                f"{self.program} --sender 2 --bytes {byte_count} --buf-size {size}", 2 * GUEST_DEADLINE)
+            return status, report_of(receiver, GUEST_DEADLINE if status == 0 else 1)
+        finally:
+            receiver.kill()
+            receiver.wait()
+
+    def host_sends(self, size, byte_count):
+        self.guest.start(self.program)
+        options = [*self.perf_options(), "--sender", "3", "--bytes", byte_count, "--buf-size", size]
+        deadline = time.monotonic() + GUEST_DEADLINE
+        report = None
+        # Until the guest listens, the sender is refused.
+        while not report and time.monotonic() < deadline:
+            report = report_of(start_perf(options), GUEST_DEADLINE, is_expected_to_fail=True)
+        status, said = self.guest.finish(2 * GUEST_DEADLINE)
+        rate = re.search(r"rx performance: ([0-9.]+)", said)
+        return status, {**report, "gigabits_per_second": float(rate.group(1))} if report and rate else None
 
 
 def idle_bytes(reports):
@@ -273,8 +416,8 @@ def number(value, digits):
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def gigabits(reports):
-    return number(median(reports, "gigabits_per_second"), 2)
+def gigabits(reports, digits=2):
+    return number(median(reports, "gigabits_per_second"), digits)
 
 
 def ratio(reports, others, key="gigabits_per_second"):
@@ -289,6 +432,7 @@ def row(cells):
 TABLES = {
     "streams": Bench.streams, "records": Bench.records, "round-trips": Bench.round_trips,
     "loopback": Bench.loopback, "in-process": Bench.in_process, "growth": Bench.growth,
+    "guests": Bench.guests,
 }
 
 
@@ -311,7 +455,9 @@ def tables(arguments):
                 continue
             say(name)
             rows = measure(bench)
-            made = [f"Medians of {bench.rounds} alternating runs of {bench.seconds} s; {where}.", "", *rows]
+            # vsock_perf counts bytes.
+            length = "" if name == "guests" else f" of {bench.seconds} s"
+            made = [f"Medians of {bench.rounds} alternating runs{length}; {where}.", "", *rows]
             begin, end = f"<!-- bench: {name} -->", "<!-- bench: end -->"
             pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.S)
             if not pattern.search(text):

@@ -11,7 +11,7 @@ public enum MonotonicClock {
     public static func now() -> UInt64 {
         var time = timespec()
         clock_gettime(CLOCK_MONOTONIC, &time)
-        return UInt64(bitPattern: Int64(time.tv_sec)) &* 1_000_000_000 &+ UInt64(bitPattern: Int64(time.tv_nsec))
+        return time.nanoseconds
     }
 }
 
@@ -21,7 +21,14 @@ public enum WallClock {
     public static func now() -> UInt64 {
         var time = timespec()
         clock_gettime(CLOCK_REALTIME, &time)
-        return UInt64(bitPattern: Int64(time.tv_sec)) &* 1_000_000_000 &+ UInt64(bitPattern: Int64(time.tv_nsec))
+        return time.nanoseconds
+    }
+}
+
+extension timespec {
+    /// Of a clock, which is not before its origin.
+    var nanoseconds: UInt64 {
+        UInt64(bitPattern: Int64(tv_sec)) &* 1_000_000_000 &+ UInt64(bitPattern: Int64(tv_nsec))
     }
 }
 

@@ -5,13 +5,13 @@ import Testing
 @testable import VsockSystem
 
 @Suite struct ProcessUsageTests {
-    /// Fields as in proc(5): state is the third, utime the 14th, num_threads the 20th, rss the 24th.
+    /// Fields as in proc(5): state is the third, num_threads the 20th, rss the 24th.
     private let line =
         "7 (a) b (c) S 1 7 7 0 -1 4194560 9 0 0 0 150 50 3 4 20 0 5 0 99 8192 11 18446744073709551615 1 1\n"
 
     @Test func theFieldsOfProcAreFoundBehindAnyName() throws {
-        let usage = try #require(ProcessUsage(statLine: line, ticksPerSecond: 100, pageByteCount: 4096))
-        #expect(usage.processorNanoseconds == 2_000_000_000)
+        let usage = try #require(ProcessUsage(processorNanoseconds: 3, statLine: line, pageByteCount: 4096))
+        #expect(usage.processorNanoseconds == 3)
         #expect(usage.threadCount == 5)
         #expect(usage.residentByteCount == 11 * 4096)
     }
@@ -23,15 +23,16 @@ import Testing
             let text = String(line[..<end])
             // Up to the last digit of the last field it is incomplete; there the field has a shorter number.
             if !text.hasSuffix(" 11"), !text.hasSuffix(" 1"), !text.hasSuffix(" 11 ") {
-                #expect(ProcessUsage(statLine: text, ticksPerSecond: 100, pageByteCount: 4096) == nil, "\(text)")
+                #expect(ProcessUsage(processorNanoseconds: 0, statLine: text, pageByteCount: 4096) == nil, "\(text)")
             }
             end = line.index(after: end)
         }
-        #expect(ProcessUsage(statLine: line, ticksPerSecond: 0, pageByteCount: 4096) == nil)
     }
 
-    @Test func thisProcessHasThreadsAndMemory() throws {
+    @Test func thisProcessHasThreadsAndMemoryAndUsesItsProcessor() throws {
+        let before = try ProcessUsage(of: CurrentProcess.identifier)
         let usage = try ProcessUsage(of: CurrentProcess.identifier)
+        #expect(usage.processorNanoseconds > before.processorNanoseconds)
         #expect(usage.threadCount >= 1)
         #expect(usage.residentByteCount > 0)
     }
