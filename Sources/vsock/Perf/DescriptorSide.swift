@@ -8,8 +8,8 @@ import VsockSystem
 import VsockWire
 
 /// See the top of the file.
-final class DescriptorSide: PerfSide, @unchecked Sendable {
-    // Unchecked: belongs to the thread that runs it.
+final class DescriptorSide: ThreadSide, PerfSide, @unchecked Sendable {
+    // Unchecked: as ThreadSide.
 
     /// What became of a connection's turn.
     private enum Turn {
@@ -17,9 +17,6 @@ final class DescriptorSide: PerfSide, @unchecked Sendable {
         case blocked
         case ended
     }
-
-    /// Messages of a turn, when several connections take turns.
-    private static let turnMessageCount = 32
 
     private struct Line {
         let descriptor: SharedFileDescriptor
@@ -33,40 +30,21 @@ final class DescriptorSide: PerfSide, @unchecked Sendable {
         var isReady = true
     }
 
-    private let plan: PerfPlan
     @exclusivity(unchecked) private var lines: [Line]
     /// Keeps the silent connections open.
     private let idle: [SharedFileDescriptor]
-    private let buffer: UnsafeMutableRawBufferPointer
-    private let message: UnsafeRawBufferPointer
-    @exclusivity(unchecked) private var meter: PerfMeter
-    @exclusivity(unchecked) private var quota: PerfQuota
-    @exclusivity(unchecked) private var role = PerfRole.receive
     private var isAlone = false
 
     /// Takes the connections over; the plan's number of them carry messages, the others stay silent.
     init(_ descriptors: [SharedFileDescriptor], _ plan: PerfPlan) {
-        self.plan = plan
         lines = descriptors.prefix(plan.connectionCount).map { Line(descriptor: $0) }
         idle = Array(descriptors.dropFirst(plan.connectionCount))
-        buffer = .allocate(byteCount: plan.receiveByteCount, alignment: 4096)
-        let message = UnsafeMutableRawBufferPointer.allocate(byteCount: plan.messageByteCount, alignment: 4096)
-        message.initializeMemory(as: UInt8.self, repeating: 0x5a)
-        self.message = UnsafeRawBufferPointer(message)
-        meter = PerfMeter(connectionCount: lines.count, measuresRoundTrips: false)
-        quota = PerfQuota(plan.limit, start: 0)
-    }
-
-    deinit {
-        buffer.deallocate()
-        message.deallocate()
+        super.init(plan, bufferByteCount: plan.receiveByteCount)
     }
 
     func run(_ role: PerfRole) throws -> PerfMeter {
-        self.role = role
         isAlone = lines.count == 1 && role != .both
-        meter = PerfMeter(connectionCount: lines.count, measuresRoundTrips: role == .ask, progress: plan.progress)
-        quota = PerfQuota(plan.limit, start: meter.start)
+        begin(role)
         let poller = try Poller()
         var events = PollEventBuffer(capacity: 256)
         for (index, line) in lines.enumerated() {

@@ -10,8 +10,8 @@ import VsockTransport
 import VsockWire
 
 /// See the top of the file.
-final class DriverSide: PerfSide, @unchecked Sendable {
-    // Unchecked: belongs to the thread that runs it.
+final class DriverSide: ThreadSide, PerfSide, @unchecked Sendable {
+    // Unchecked: as ThreadSide.
 
     private struct Line {
         let id: ConnectionID
@@ -24,24 +24,16 @@ final class DriverSide: PerfSide, @unchecked Sendable {
         var isDeaf = false
     }
 
-    /// Messages that a connection sends before the next has its turn.
-    private static let turnMessageCount = 32
     private static let timeoutNanoseconds: UInt64 = 10_000_000_000
     /// A device that is slow to return credit is asked again; see ``EndpointConfiguration/creditProbeNanoseconds``.
     private static let longestWaitNanoseconds: UInt64 = 100_000_000
 
-    private let plan: PerfPlan
     private let driver: VsockDriver
     @exclusivity(unchecked) private var endpoint: Endpoint
     @exclusivity(unchecked) private var lines: [Line] = []
     @exclusivity(unchecked) private var indexBySlot: [Int: Int] = [:]
     private var connected: ConnectionID?
     private var refusal: SocketError?
-    private let message: UnsafeRawBufferPointer
-    private let buffer: UnsafeMutableRawBufferPointer
-    @exclusivity(unchecked) private var meter: PerfMeter
-    @exclusivity(unchecked) private var quota: PerfQuota
-    @exclusivity(unchecked) private var role = PerfRole.receive
 
     /// Starts the device that listens on `path`.
     init(path: String, _ plan: PerfPlan, bufferByteCount: UInt32) throws {
@@ -59,18 +51,7 @@ final class DriverSide: PerfSide, @unchecked Sendable {
         // As a guest's kernel, which is what this stands for.
         configuration.limitsUnreadPackets = false
         endpoint = Endpoint(configuration)
-        self.plan = plan
-        let message = UnsafeMutableRawBufferPointer.allocate(byteCount: plan.messageByteCount, alignment: 4096)
-        message.initializeMemory(as: UInt8.self, repeating: 0x5a)
-        self.message = UnsafeRawBufferPointer(message)
-        buffer = .allocate(byteCount: 1 << 16, alignment: 4096)
-        meter = PerfMeter(connectionCount: 0, measuresRoundTrips: false)
-        quota = PerfQuota(plan.limit, start: 0)
-    }
-
-    deinit {
-        message.deallocate()
-        buffer.deallocate()
+        super.init(plan, bufferByteCount: 1 << 16)
     }
 
     /// Connects to the plan's port of the host once more.
@@ -89,9 +70,7 @@ final class DriverSide: PerfSide, @unchecked Sendable {
     }
 
     func run(_ role: PerfRole) throws -> PerfMeter {
-        self.role = role
-        meter = PerfMeter(connectionCount: lines.count, measuresRoundTrips: role == .ask, progress: plan.progress)
-        quota = PerfQuota(plan.limit, start: meter.start)
+        begin(role)
         var hasMore = true
         var first = 0
         while !isDone {
