@@ -80,6 +80,32 @@ import VsockSystem
         #expect(fields["bytes"] == "1048576")
     }
 
+    @Test("a capture has every packet once", arguments: ["loopback", "device", "in-process"])
+    func capture(way: String) throws {
+        let directory = try TemporaryDirectory()
+        let (socket, path, file) = (directory.file("vm.sock"), directory.file("vm.vsock"), directory.file("c.pcap"))
+        var selection = ["--transport", way == "loopback" ? way : "driver:\(socket)"]
+        var serve: RunningCommand?
+        if way == "device" {
+            serve = try RunningCommand(
+                ["serve", "--socket", socket, "--uds-path", path, "--log-level", "error"], inputPath: "/dev/null")
+            try poll { access(path + "_seqpacket", F_OK) == 0 }
+            selection += ["--uds", path]
+        } else if way == "in-process" {
+            selection.append("--in-process")
+        }
+        _ = try run(selection + ["--bytes", "64K", "--buf-size", "4K", "--capture", file])
+        let dump = try RunningCommand(["dump", file], inputPath: "/dev/null")
+        let packets = try readAllText(dump.output).split(separator: "\n").map { $0.split(separator: " ") }
+        #expect(try dump.finish().status == 0)
+        #expect(packets.count { $0.contains("op=REQUEST") } == 1)
+        let counts = packets.filter { $0.contains("op=RW") }.compactMap { packet in
+            packet.first { $0.hasPrefix("len=") }.flatMap { Int($0.dropFirst(4)) }
+        }
+        #expect(counts.reduce(0, +) == 65_536)
+        withExtendedLifetime(serve) {}
+    }
+
     @Test("one side receives what the other sends, in two processes")
     func twoProcesses() throws {
         let directory = try TemporaryDirectory()
@@ -130,6 +156,7 @@ import VsockSystem
             "--transport x", "--uds /tmp/x", "--transport loopback --uds /tmp/x", "--in-process", "--device-pid 1",
             "--sender 2 --transport driver:/s --uds /u", "--uds /u --in-process --transport driver:/s", "--sender x",
             "--vsk-size 4G", "--baseline tcp", "--rcvlowat 257K",
+            "--capture /tmp/x", "--capture /tmp/x --transport uds:/tmp/x", "--capture /tmp/x --baseline unix",
         ])
     func usage(line: String) throws {
         let running = try RunningCommand(["perf"] + line.split(separator: " ").map(String.init), inputPath: "/dev/null")

@@ -32,9 +32,7 @@ extension SocketTable {
 
     /// Hands a packet to the carrier.
     func commit(_ header: PacketHeader, _ payload: UnsafeRawBufferPointer, to carrier: any PacketCarrier) {
-        if let tap {
-            Self.withSegments(payload) { tap.packet(header, $0, isOutgoing: true) }
-        }
+        tap?.packet(header, payload, isOutgoing: true)
         carrier.commit(header, payload)
     }
 
@@ -113,7 +111,8 @@ extension SocketTable {
         listener.waits.signal(.readable)
     }
 
-    private static func withSegments(
+    /// The payload as the one segment that it is, or none.
+    static func withSegments(
         _ payload: UnsafeRawBufferPointer, _ body: (UnsafeBufferPointer<MemorySegment>) -> Void
     ) {
         guard let base = UnsafeMutableRawPointer(mutating: payload.baseAddress), !payload.isEmpty else {

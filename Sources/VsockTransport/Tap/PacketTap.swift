@@ -26,6 +26,11 @@ public protocol PacketTap: AnyObject, Sendable {
 extension PacketTap {
     /// For taps that keep nothing back.
     public func batchEnded() {}
+
+    /// A packet crosses whose payload lies in one piece.
+    package func packet(_ header: PacketHeader, _ payload: UnsafeRawBufferPointer, isOutgoing: Bool) {
+        SocketTable.withSegments(payload) { packet(header, $0, isOutgoing: isOutgoing) }
+    }
 }
 
 /// Several taps in the place of one.

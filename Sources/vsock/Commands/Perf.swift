@@ -54,6 +54,7 @@ struct Perf: ParsableCommand {
     var zerocopy = false
 
     @OptionGroup var transportOption: TransportOption
+    @OptionGroup var captureOption: CaptureOption
 
     @Option(help: "stream or seqpacket.")
     var type = PerfSocketType.stream
@@ -97,7 +98,12 @@ struct Perf: ParsableCommand {
         }
         guard vskSize.count <= UInt32.max else { throw ValidationError("--vsk-size is below 4G") }
         guard rcvlowat.count <= vskSize.count else { throw ValidationError("--rcvlowat is at most --vsk-size") }
-        if inheritedRole != nil || baseline != nil { return }
+        guard inheritedRole == nil else { return }
+        guard baseline == nil else {
+            guard captureOption.capture == nil else { throw ValidationError("--capture: a baseline has no packets") }
+            return
+        }
+        try captureOption.validate(for: transport)
         guard uds == nil || !inProcess else { throw ValidationError("give --uds or --in-process, not both") }
         if uds != nil || inProcess {
             guard driverSocket != nil else { throw ValidationError("--uds and --in-process need driver:SOCKET") }
@@ -123,6 +129,9 @@ struct Perf: ParsableCommand {
             _ = try PerfPeers.inherited(plan).run(inheritedRole)
             return
         }
+        let capture = try captureOption.open()
+        defer { capture?.finish() }
+        plan.tap = capture
         plan.progress = try PerfProgress()
         let report: PerfReport
         do {
@@ -207,7 +216,7 @@ struct Perf: ParsableCommand {
     private func join(_ plan: PerfPlan, onOpen: () throws -> Void) throws -> PerfPeers {
         let size = UInt32(clamping: vskSize.count)
         if baseline == .unixThreads { return try .unixThreads(plan) }
-        guard let socket = driverSocket else { return try .loopback(plan, bufferByteCount: size) }
+        guard let socket = driverSocket else { return try .loopback(transport, plan, bufferByteCount: size) }
         guard let uds else { return try .inProcess(socket: socket, plan, bufferByteCount: size) }
         return try .device(socket: socket, path: uds, plan, bufferByteCount: size, onOpen: onOpen)
     }
@@ -244,6 +253,7 @@ struct Perf: ParsableCommand {
             case .roundTrip: sender == nil ? .echo : .ask
             default: sender == nil ? .receive : .send
             }
+        try plan.tap.map(transport.setTap)
         let sockets = try sender.map { try connect(plan, cid: $0) } ?? accept(plan)
         let meter = try SocketSide(sockets, plan).run(role)
         for socket in sockets { socket.close() }

@@ -166,7 +166,7 @@ final class DriverSide: ThreadSide, PerfSide, @unchecked Sendable {
             else { return false }
             let start = lines[index].sentOfMessage
             let end = start + Int(packet.header.payloadByteCount)
-            _ = try driver.transmit(packet.header, payload: UnsafeRawBufferPointer(rebasing: message[start..<end]))
+            try transmit(packet.header, UnsafeRawBufferPointer(rebasing: message[start..<end]))
             lines[index].sentOfMessage = end
             meter.sentByteCount += UInt64(end - start)
         }
@@ -198,16 +198,23 @@ final class DriverSide: ThreadSide, PerfSide, @unchecked Sendable {
         }
         while endpoint.nextWritable() != nil {}
         try sendControl()
+        plan.tap?.batchEnded()
     }
 
     private func sendControl() throws {
         while endpoint.hasControlPackets, try hasRoom(), let header = endpoint.nextControlPacket() {
-            _ = try driver.transmit(header)
+            try transmit(header, UnsafeRawBufferPointer(start: nil, count: 0))
         }
         driver.flush()
     }
 
+    private func transmit(_ header: PacketHeader, _ payload: UnsafeRawBufferPointer) throws {
+        plan.tap?.packet(header, payload, isOutgoing: true)
+        _ = try driver.transmit(header, payload: payload)
+    }
+
     private func take(_ header: PacketHeader, _ payload: UnsafeRawBufferPointer) {
+        plan.tap?.packet(header, payload, isOutgoing: false)
         switch endpoint.receive(header, marker: nil, now: now) {
         case .handled, .dropped, .requested: break
         case .accepted(let id): endpoint.abort(id)

@@ -39,11 +39,15 @@ struct PerfPeers {
     /// The package's driver and its device, both in this process.
     static func inProcess(socket: String, _ plan: PerfPlan, bufferByteCount: UInt32) throws -> PerfPeers {
         let transport = VsockTransport.device(socket)
+        try transport.setTap(plan.tap)
         try transport.open()
         let listener = try VsockListener.bindBlocking(
             plan.type, port: VsockAddress.Port(rawValue: plan.port), on: transport,
             options: [.bufferMaximumSize(UInt64(bufferByteCount)), .bufferSize(UInt64(bufferByteCount))])
-        let driver = try DriverSide(path: socket, plan, bufferByteCount: bufferByteCount)
+        // Each packet crosses once, and the device's end shows it.
+        var guestPlan = plan
+        guestPlan.tap = nil
+        let driver = try DriverSide(path: socket, guestPlan, bufferByteCount: bufferByteCount)
         var accepted: [VsockSocket] = []
         for _ in 0..<(plan.connectionCount + plan.idleCount) {
             try driver.connect()
@@ -53,21 +57,25 @@ struct PerfPeers {
     }
 
     /// Sockets of the process that reach each other. The side that connects is the guest.
-    static func loopback(_ plan: PerfPlan, bufferByteCount: UInt32) throws -> PerfPeers {
+    static func loopback(
+        _ transport: VsockTransport, _ plan: PerfPlan, bufferByteCount: UInt32
+    ) throws -> PerfPeers {
+        try transport.setTap(plan.tap)
         let options: [SocketOption] = [
             .bufferMaximumSize(UInt64(bufferByteCount)), .bufferSize(UInt64(bufferByteCount)),
         ]
         let port = VsockAddress.Port(rawValue: plan.port)
-        let listener = try VsockListener.bindBlocking(plan.type, port: port, on: .loopback, options: options)
+        let listener = try VsockListener.bindBlocking(plan.type, port: port, on: transport, options: options)
         var connected: [VsockSocket] = []
         var accepted: [VsockSocket] = []
         for _ in 0..<(plan.connectionCount + plan.idleCount) {
             connected.append(
                 try VsockSocket.connectBlocking(
-                    plan.type, to: VsockAddress(cid: .local, port: port), over: .loopback, options: options))
+                    plan.type, to: VsockAddress(cid: .local, port: port), over: transport, options: options))
             accepted.append(try listener.acceptBlocking())
         }
-        return PerfPeers(guest: SocketSide(connected, plan), host: SocketSide(accepted, plan), transport: "loopback")
+        return PerfPeers(
+            guest: SocketSide(connected, plan), host: SocketSide(accepted, plan), transport: transport.description)
     }
 
     // MARK: To compare with

@@ -3,6 +3,7 @@
 // What is measured, and what each side does for it.
 
 import ArgumentParser
+import VsockTransport
 import VsockWire
 
 /// Which way messages go.
@@ -61,6 +62,8 @@ struct PerfPlan: Sendable {
     var limit: PerfLimit
     var port: UInt32
     var progress: PerfProgress?
+    /// Sees the packets that cross in this process.
+    var tap: (any PacketTap)?
 
     /// Bytes that a receiver takes at once.
     var receiveByteCount: Int { type == .stream ? max(messageByteCount, Self.streamBufferByteCount) : messageByteCount }

@@ -26,18 +26,25 @@ struct CaptureOption: ParsableArguments {
         }
     }
 
-    /// Begins the capture, if there is to be one. Finish it in the end.
+    /// Begins the capture of a transport, if there is to be one. Finish it in the end.
     func start(_ transport: VsockTransport) throws -> PacketCapture? {
-        guard let path = capture else { return nil }
-        do {
-            let log = Logger(label: "vsock", factory: { StreamLogHandler.standardError(label: $0) })
-            let capture = try PacketCapture(path: path, log: log)
+        guard let capture = try open() else { return nil }
+        do throws(TransportError) {
             try transport.setTap(capture)
-            return capture
-        } catch let error as SystemCallError {
-            throw Failure("--capture: \(error)")
-        } catch let error as TransportError {
+        } catch {
             throw Failure(error.description)
+        }
+        return capture
+    }
+
+    /// Opens the file, if there is to be one. Finish the capture in the end.
+    func open() throws -> PacketCapture? {
+        guard let path = capture else { return nil }
+        let log = Logger(label: "vsock", factory: { StreamLogHandler.standardError(label: $0) })
+        do throws(SystemCallError) {
+            return try PacketCapture(path: path, log: log)
+        } catch {
+            throw Failure("--capture: \(error)")
         }
     }
 }
