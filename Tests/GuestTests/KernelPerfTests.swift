@@ -53,6 +53,28 @@ extension BootedGuests {
             try BootedGuests.giveBack(shell)
         }
 
+        @Test("vsock perf in a guest sends with MSG_ZEROCOPY where the guest's kernel has it", arguments: Load.kernels)
+        func zeroCopy(kernel: String) throws {
+            let shell = try BootedGuests.take(kernel)
+            let receiver = try Program("vsock perf", perf(shell, port: 1312))
+            try shell.awaitSocket(port: 1312)
+            let sent = try shell.run(
+                "\(Place.command) perf --json --sender 2 --port 1312 --bytes 4M --buf-size 64K --zerocopy", seconds: 120
+            )
+            let status = try receiver.end(seconds: 120)
+            if kernel == "6.12" {
+                #expect(sent.status == 0 && sent.output.contains("\"bytes\": 4194304,"), "\(sent.output)")
+                // Each call at least once; it reports those that were copied, too.
+                let count = sent.output.split(separator: ",").first { $0.contains("\"zerocopy_sends\"") }
+                    .flatMap { $0.split(separator: " ").last }.flatMap { Int($0) }
+                #expect(count.map { $0 >= 64 } == true, "\(sent.output)")
+                #expect(status == 0 && receiver.transcript.contains("\"bytes\": 4194304,"), "\(receiver.transcript)")
+            } else {
+                #expect(sent.status == 1 && sent.output.contains("--zerocopy: "), "\(sent.output)")
+            }
+            try BootedGuests.giveBack(shell)
+        }
+
         private func perf(_ shell: GuestShell, port: Int) -> [String] {
             [Place.command, "perf", "--json", "--transport", "uds:\(shell.path)", "--port", "\(port)"]
         }

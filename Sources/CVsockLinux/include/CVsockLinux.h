@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The Linux interfaces that `import Glibc` does not show to Swift: control messages, epoll, eventfd, signalfd, memfd,
-// accept4, several messages per call, pidfd and AF_VSOCK. Each function is one system call or one macro; there is no
+// accept4, several messages per call, error queues, pidfd and AF_VSOCK. Each function is one system call or one macro; there is no
 // logic here. All return what the system call returns (-1 and errno on failure).
 //
 // A function whose declaration needs _GNU_SOURCE is called by syscall(2): Swift reads this header together with the
@@ -39,6 +39,7 @@
 #include <unistd.h>
 
 #include <linux/audit.h>
+#include <linux/errqueue.h>
 #include <linux/filter.h>
 #include <linux/magic.h>
 #include <linux/memfd.h>
@@ -212,6 +213,12 @@ enum {
     CVSOCK_SO_BUFFER_MIN_SIZE = SO_VM_SOCKETS_BUFFER_MIN_SIZE,
     CVSOCK_SO_BUFFER_MAX_SIZE = SO_VM_SOCKETS_BUFFER_MAX_SIZE,
     CVSOCK_SO_CONNECT_TIMEOUT = SO_VM_SOCKETS_CONNECT_TIMEOUT,
+};
+
+// Level and type of what MSG_ZEROCOPY leaves on a socket's error queue, by number: headers before Linux 6.7 lack them.
+enum {
+    CVSOCK_SOL_VSOCK = 287,
+    CVSOCK_RECVERR = 1,
 };
 
 static inline int cvsock_get_local_cid(int device, uint32_t *cid) {

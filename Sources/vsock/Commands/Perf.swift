@@ -50,7 +50,7 @@ struct Perf: ParsableCommand {
     @Option(help: ArgumentHelp("SO_RCVLOWAT of a receiver.", valueName: "bytes"))
     var rcvlowat = PerfByteCount(1)
 
-    @Flag(help: .hidden)
+    @Flag(help: "Send with MSG_ZEROCOPY: of --sender over kernel, from Linux 6.7 on.")
     var zerocopy = false
 
     @OptionGroup var transportOption: TransportOption
@@ -90,7 +90,12 @@ struct Perf: ParsableCommand {
     var inheritedRole: PerfRole?
 
     func validate() throws {
-        guard !zerocopy else { throw ValidationError("--zerocopy: no transport here has MSG_ZEROCOPY") }
+        if zerocopy {
+            guard sender != nil, direction == nil else { throw ValidationError("--zerocopy is for --sender alone") }
+            guard case .kernel = transport.kind else {
+                throw ValidationError("--zerocopy: only AF_VSOCK has MSG_ZEROCOPY: leave it out over \(transport)")
+            }
+        }
         guard bytes == nil || seconds == nil else { throw ValidationError("give --bytes or --seconds, not both") }
         if let seconds, !(seconds > 0 && seconds <= 86_400) { throw ValidationError("--seconds is above 0, to 86400") }
         guard (1...65_536).contains(connections), (0...65_536).contains(idle) else {
@@ -157,7 +162,7 @@ struct Perf: ParsableCommand {
         return PerfPlan(
             type: type.socketType, messageByteCount: min(bufSize.count, bytes?.count ?? .max),
             connectionCount: connections, idleCount: idle,
-            limit: limit, port: port)
+            limit: limit, port: port, usesZeroCopy: zerocopy)
     }
 
     private var transport: VsockTransport { transportOption.transport }
@@ -253,15 +258,25 @@ struct Perf: ParsableCommand {
             case .roundTrip: sender == nil ? .echo : .ask
             default: sender == nil ? .receive : .send
             }
-        try plan.tap.map(transport.setTap)
-        let sockets = try sender.map { try connect(plan, cid: $0) } ?? accept(plan)
-        let meter = try SocketSide(sockets, plan).run(role)
-        for socket in sockets { socket.close() }
+        let meter = try zerocopy ? sendWithoutCopy(plan) : run(role, plan)
         var report = PerfReport(direction: role.rawValue, transport: transport.description, plan: plan, [meter])
         if let usage, let end = try deviceUsage() {
             report.deviceProcessorNanoseconds = end.processorNanoseconds - usage.processorNanoseconds
         }
         return report
+    }
+
+    private func run(_ role: PerfRole, _ plan: PerfPlan) throws -> PerfMeter {
+        try plan.tap.map(transport.setTap)
+        let sockets = try sender.map { try connect(plan, cid: $0) } ?? accept(plan)
+        defer { for socket in sockets { socket.close() } }
+        return try SocketSide(sockets, plan).run(role)
+    }
+
+    private func sendWithoutCopy(_ plan: PerfPlan) throws -> PerfMeter {
+        guard let sender else { throw ValidationError("--zerocopy is for --sender alone") }
+        let address = VsockKernelAddress(cid: try AddressArguments.contextID(sender).rawValue, port: plan.port)
+        return try DescriptorSide(zeroCopyTo: address, plan, bufferByteCount: UInt64(vskSize.count)).run(.send)
     }
 
     private var bufferOptions: [SocketOption] {

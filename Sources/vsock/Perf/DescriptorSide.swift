@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A side whose connections are descriptors: the host programs of a device, and plain Unix sockets to compare with. One
-// thread serves them all. A single connection in one direction blocks in its calls, as a simple program does; several
+// A side whose connections are descriptors: the host programs of a device, plain Unix sockets to compare with, and the
+// kernel's AF_VSOCK where it sends with MSG_ZEROCOPY. One thread serves them all. A single connection in one direction blocks in its calls, as a simple program does; several
 // take turns, and epoll says which.
 
 import VsockSystem
@@ -126,11 +126,15 @@ final class DescriptorSide: ThreadSide, PerfSide, @unchecked Sendable {
     private func sendRest(_ index: Int) throws -> Bool {
         while lines[index].sentOfMessage < message.count {
             let rest = UnsafeRawBufferPointer(rebasing: message[lines[index].sentOfMessage...])
-            switch DescriptorIO.send(lines[index].descriptor.rawValue, from: rest) {
+            let raw = lines[index].descriptor.rawValue
+            switch DescriptorIO.send(raw, from: rest, flags: plan.usesZeroCopy ? .zeroCopy : []) {
             case .count(let count):
                 lines[index].sentOfMessage += count
                 meter.sentByteCount += UInt64(count)
+                if plan.usesZeroCopy { try takeCompletions(raw) }
             case .wouldBlock: return false
+            case .failed(.noBufferSpace) where plan.usesZeroCopy:
+                try awaitCompletions(raw)
             case .failed(let errno): throw Failure("sending: \(errno): has the peer ended?")
             }
         }
@@ -141,6 +145,7 @@ final class DescriptorSide: ThreadSide, PerfSide, @unchecked Sendable {
     /// The peer reads the end. A role that still receives leaves its direction open.
     private func finish(_ index: Int) throws {
         let raw = lines[index].descriptor.rawValue
+        if plan.usesZeroCopy { return try finishZeroCopy(raw) }
         try? SocketOptions.shutdown(raw, role == .both ? .send : .both)
     }
 

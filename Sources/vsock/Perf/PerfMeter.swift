@@ -11,6 +11,9 @@ struct PerfMeter {
     /// Payload received, by connection.
     private(set) var receivedByteCounts: [UInt64]
     var sentByteCount: UInt64 = 0
+    /// Sends with MSG_ZEROCOPY that the kernel is done with, and those of them that it has copied.
+    private(set) var zeroCopySendCount = 0
+    private(set) var copiedSendCount = 0
     /// When the first byte came, or the role began if that was to send.
     private(set) var start: UInt64
     /// When the role had ended.
@@ -54,6 +57,11 @@ struct PerfMeter {
         }
         receivedByteCounts[connection] += UInt64(count)
         progress?.add(count)
+    }
+
+    mutating func count(_ completion: ZeroCopyCompletion) {
+        zeroCopySendCount += completion.sendCount
+        if completion.wasCopied { copiedSendCount += completion.sendCount }
     }
 
     mutating func recordRoundTrip(_ nanoseconds: UInt64) {

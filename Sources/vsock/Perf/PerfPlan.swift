@@ -61,6 +61,8 @@ struct PerfPlan: Sendable {
     var idleCount = 0
     var limit: PerfLimit
     var port: UInt32
+    /// Sends with MSG_ZEROCOPY.
+    var usesZeroCopy = false
     var progress: PerfProgress?
     /// Sees the packets that cross in this process.
     var tap: (any PacketTap)?

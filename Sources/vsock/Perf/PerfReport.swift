@@ -25,8 +25,14 @@ struct PerfReport {
     /// Memory that the device's process has taken with the silent connections, for each of them.
     var deviceByteCountPerIdleConnection: Int?
 
+    /// Sends with MSG_ZEROCOPY, and those that were copied nevertheless.
+    var zeroCopySendCounts: (all: Int, copied: Int)?
+
     /// A report of what one side has received or, when it has received nothing, sent.
     init(direction: String, transport: String, plan: PerfPlan, _ meters: [PerfMeter]) {
+        if plan.usesZeroCopy, let meter = meters.first {
+            zeroCopySendCounts = (meter.zeroCopySendCount, meter.copiedSendCount)
+        }
         self.direction = direction
         self.transport = transport
         type = plan.type
@@ -72,6 +78,9 @@ struct PerfReport {
             lines.append("messages: \(Self.decimal(messagesPerSecond, 0)) a second")
         }
         if let slowestShare { lines.append("slowest connection: \(Self.decimal(slowestShare, 2)) of the mean") }
+        if let zeroCopySendCounts {
+            lines.append("MSG_ZEROCOPY: \(zeroCopySendCounts.all) sends, \(zeroCopySendCounts.copied) copied")
+        }
         if let time = deviceProcessorNanoseconds, let each = deviceSecondsPerGiB {
             lines.append(
                 "device: \(Self.decimal(Double(time) / 1e9, 2)) s of processor time, \(Self.decimal(each, 3)) s a GiB")
@@ -103,6 +112,10 @@ struct PerfReport {
             ("messages_per_second", Self.decimal(messagesPerSecond, 1)),
         ]
         if let slowestShare { fields.append(("slowest_connection_share", Self.decimal(slowestShare, 4))) }
+        if let zeroCopySendCounts {
+            fields.append(("zerocopy_sends", "\(zeroCopySendCounts.all)"))
+            fields.append(("zerocopy_sends_copied", "\(zeroCopySendCounts.copied)"))
+        }
         if let roundTrips {
             for (name, percentile) in [("p50", 50.0), ("p99", 99), ("p99_9", 99.9)] {
                 fields.append(("round_trip_ns_\(name)", "\(roundTrips.valueAtPercentile(percentile))"))
