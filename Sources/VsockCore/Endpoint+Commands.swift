@@ -105,6 +105,13 @@ extension Endpoint {
         consume(slot, byteCount)
     }
 
+    /// Counts payload that has gone from one connection of this endpoint to another without packets, and has not been
+    /// consumed yet. What was sent and consumed without packets need not be counted.
+    public mutating func cross(from sender: ConnectionID, to receiver: ConnectionID, byteCount: Int) {
+        if let slot = slot(sender) { connections[slot].credit.transmit(byteCount) }
+        if let slot = slot(receiver) { _ = connections[slot].credit.receive(UInt32(clamping: byteCount)) }
+    }
+
     /// Begins anew with another peer, which may have negotiated another framing: all connections are forgotten, as by
     /// ``forgetAll()``. Names of connections stay unique, so that a name from before is recognised as stale.
     public mutating func restart(framing: RecordFraming) {

@@ -29,6 +29,7 @@ private struct SocketModel {
     let isRFC: Bool
     var random: PRNG
     var sockets: [VsockSocket]
+    let transport: VsockTransport
     /// `queues[i]` is what socket i receives.
     var queues = [ModelQueue(), ModelQueue()]
     var isClosed = [false, false]
@@ -45,10 +46,17 @@ private struct SocketModel {
             case ..<88: try shutdown(side)
             case ..<93: try resize(side)
             case ..<94: close(side)
+            case ..<95: try watch()
             default: break
             }
             for side in 0..<2 where !isClosed[side] { try checkReadiness(side) }
         }
+    }
+
+    /// Packets carry everything from now on, what nobody has received yet included.
+    private mutating func watch() throws {
+        trace.append("tap")
+        try transport.setTap(SilentTap())
     }
 
     private mutating func check(_ condition: Bool, _ what: String) throws {
@@ -198,13 +206,15 @@ struct ModelTests {
                 type, to: VsockAddress(cid: .local, port: 1), over: transport)
             let server = try await listener.accept()
             var model = SocketModel(
-                type: type, isRFC: mode == .rfcV5, random: PRNG(seed: seed), sockets: [client, server])
+                type: type, isRFC: mode == .rfcV5, random: PRNG(seed: seed), sockets: [client, server],
+                transport: transport)
             do {
                 try model.run(steps: 40)
             } catch {
                 Issue.record("seed \(seed), \(type) \(mode): \(error)")
                 return
             }
+            try transport.setTap(nil)
         }
     }
 }

@@ -51,8 +51,7 @@ struct SemanticsTests {
         let ends = try setup.make()
         // A guest's driver leaves it to the device, as Linux does, whom there is.
         let isDriver = setup == .driverToDevice || setup == .driverToDeviceRFC
-        let isLoopback = setup == .loopback || setup == .loopbackRFC
-        for cid in [.any, .hypervisor, isLoopback ? 77 : .local] as [VsockAddress.ContextID] {
+        for cid in [.any, .hypervisor, setup.isLoopback ? 77 : .local] as [VsockAddress.ContextID] {
             await expect(isDriver && cid != .local ? .connectionReset : .noDevice) {
                 try await VsockSocket.connect(.stream, to: VsockAddress(cid: cid, port: 1), over: ends.connecting)
             }

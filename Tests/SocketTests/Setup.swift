@@ -6,25 +6,29 @@ import Synchronization
 import Testing
 import VsockSystem
 import VsockTestSupport
+import VsockTransport
+import VsockWire
 
 import Vsock
 
 /// How two sockets are joined.
 enum Setup: String, CaseIterable, Sendable, CustomTestStringConvertible {
-    case loopback, loopbackRFC, deviceToDriver, deviceToDriverRFC, driverToDevice, driverToDeviceRFC
+    case loopback, loopbackPackets, loopbackRFC, deviceToDriver, deviceToDriverRFC, driverToDevice, driverToDeviceRFC
 
     var testDescription: String { rawValue }
 
     var isRFC: Bool { rawValue.hasSuffix("RFC") }
+
+    var isLoopback: Bool { rawValue.hasPrefix("loopback") }
 
     private static let lastNumber = Atomic<Int>(0)
 
     /// The transports of a listener and of who connects to it; `tap` sees what the latter sees.
     func make(tap: (any PacketTap)? = nil) throws -> Ends {
         let mode: SeqpacketMode = isRFC ? .rfcV5 : .standard
-        if self == .loopback || self == .loopbackRFC {
+        if isLoopback {
             let transport = VsockTransport.isolatedLoopback(seqpacket: mode)
-            try transport.setTap(tap)
+            try transport.setTap(tap ?? (self == .loopbackPackets ? SilentTap() : nil))
             return Ends(listening: transport, connecting: transport, cid: .local)
         }
         let number = Self.lastNumber.add(1, ordering: .relaxed).newValue
@@ -39,6 +43,11 @@ enum Setup: String, CaseIterable, Sendable, CustomTestStringConvertible {
             ? Ends(listening: device, connecting: driver, cid: .host)
             : Ends(listening: driver, connecting: device, cid: 42)
     }
+}
+
+/// A loopback whose packets someone sees makes packets of everything.
+final class SilentTap: PacketTap {
+    func packet(_ header: PacketHeader, _ payload: PacketPayload, isOutgoing: Bool) {}
 }
 
 /// The transports of one test, and where the listener is.

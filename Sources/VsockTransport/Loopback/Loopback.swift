@@ -25,13 +25,19 @@ public final class Loopback: Sendable {
         table = SocketTable(configuration, isReady: true, reservesLowPorts: reservesLowPorts)
         table.ownCarrier = LoopbackCarrier(table)
         table.tapsOnlyOutgoing = true
+        table.carriesDirectly = true
     }
 
     /// A new socket. Keep the loopback as long as its sockets are used.
     public func makeSocket(_ type: SocketType) -> any ConnectibleSocket { table.makeSocket(type) }
 
     /// Lets `tap` see every packet from now on; nil for nobody.
-    public func setTap(_ tap: (any PacketTap)?) { table.lock.withLock { table.tap = tap } }
+    public func setTap(_ tap: (any PacketTap)?) {
+        table.lock.withLock {
+            if tap != nil { table.settleAll() }
+            table.tap = tap
+        }
+    }
 
     /// Blocks until all connections have ended, those that linger after a close too, or the time has passed.
     public func waitForClosed(timeoutNanoseconds: UInt64) {

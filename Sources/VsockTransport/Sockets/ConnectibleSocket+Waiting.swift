@@ -19,6 +19,7 @@ extension ConnectibleSocket {
         var operation = SendOperation(options)
         let deadline = sendDeadline(options)
         operation.blocksThread = deadline == nil && !options.doesNotWait
+        operation.maySpin = !options.doesNotWait
         while true {
             guard case .blocked(let ticket) = try attemptSend(bytes, &operation) else { return operation.sentByteCount }
             let outcome = options.doesNotWait ? .timedOut : wait(ticket, until: deadline)
@@ -31,6 +32,7 @@ extension ConnectibleSocket {
         into buffer: UnsafeMutableRawBufferPointer, _ options: ReceiveOptions = ReceiveOptions()
     ) throws(SocketError) -> ReceiveResult {
         var operation = ReceiveOperation(options)
+        operation.maySpin = !options.doesNotWait
         let deadline = receiveDeadline(options)
         var outcome = WaitOutcome.ready
         while true {

@@ -16,6 +16,8 @@ public struct SendOperation {
     var token: UInt64 = 0
     /// Whether an attempt may block the thread, for any time.
     var blocksThread = false
+    /// Whether an attempt may look for a few microseconds whether it can go on after all.
+    var maySpin = false
 
     /// A send that has not begun.
     public init(_ options: SendOptions = SendOptions()) { self.options = options }
@@ -28,6 +30,8 @@ public struct ReceiveOperation {
     var copiedByteCount = 0
     /// Names the operation as the owner of the record that it has begun to take; 0 before.
     var token: UInt64 = 0
+    /// As for ``SendOperation``.
+    var maySpin = false
 
     /// A receive that has not begun.
     public init(_ options: ReceiveOptions = ReceiveOptions()) { self.options = options }

@@ -78,7 +78,9 @@ extension SocketTable {
         case .accepted(let id):
             accepted(id, header)
         case .connected(let id):
-            if let socket = socket(id) { socket.connected() } else { endpoint.abort(id) }
+            guard let socket = socket(id) else { return endpoint.abort(id) }
+            socket.connected()
+            joinDirectly(socket, header)
         case .connectFailed(let id, let error):
             socket(id)?.connectFailed(error)
         case .payload(let id, let verdict):

@@ -46,6 +46,8 @@ final class SocketTable: WakeTimerClient, @unchecked Sendable {
 
     /// Sees the packets, if someone wants to.
     @exclusivity(unchecked) var tap: (any PacketTap)?
+    /// Whether both ends of a connection may be here, so that its data needs no packets.
+    var carriesDirectly = false
     /// Whether a packet that is delivered has been seen as an outgoing one.
     var tapsOnlyOutgoing = false
 

@@ -70,12 +70,6 @@ final class SocketLock: @unchecked Sendable {
 final class WaitPoint: @unchecked Sendable {
     // Unchecked: everything mutable is guarded by `lock`.
 
-    /// A few microseconds, about as long as it takes to be woken.
-    private static let maximumSpinCount = 4096
-    /// What it costs to find out whether it helps again.
-    private static let minimumSpinCount = 16
-    private static let maySpin = ResourceLimits.processorCount > 1
-
     /// One thread or task that waits.
     private final class Waiter: WakeTimerClient, @unchecked Sendable {
         let point: WaitPoint
@@ -97,8 +91,7 @@ final class WaitPoint: @unchecked Sendable {
     // Changed with the lock; looked at without it by a thread that is about to block.
     private let readEvents = Atomic<UInt64>(0)
     private let writeEvents = Atomic<UInt64>(0)
-    /// Looks at the events that a thread takes before it blocks: many where that has helped, few where it has not.
-    private let spinLimit = Atomic<Int>(maximumSpinCount)
+    private let briefSpin = BriefSpin()
     @exclusivity(unchecked) private var waiters: [Waiter] = []
 
     init(_ lock: SocketLock) { self.lock = lock }
@@ -148,7 +141,7 @@ final class WaitPoint: @unchecked Sendable {
 
     /// Blocks the thread until something has happened since `ticket`, or the deadline has come.
     func wait(_ ticket: WaitTicket, until deadline: Instant?) -> WaitOutcome {
-        if spin(ticket) { return .ready }
+        if briefSpin.spin(until: { eventCount(ticket.kind) != ticket.eventCount }) { return .ready }
         lock.lock()
         defer { lock.unlock() }
         guard !hasEvent(since: ticket) else { return .ready }
@@ -165,19 +158,6 @@ final class WaitPoint: @unchecked Sendable {
                 return .timedOut
             }
         }
-    }
-
-    /// Waits without blocking for a moment, since to block and to be woken costs two switches of the processor. Only
-    /// where threads run side by side, and only as long as it helps.
-    private func spin(_ ticket: WaitTicket) -> Bool {
-        guard Self.maySpin else { return eventCount(ticket.kind) != ticket.eventCount }
-        let limit = spinLimit.load(ordering: .relaxed)
-        for _ in 0..<limit where eventCount(ticket.kind) != ticket.eventCount {
-            spinLimit.store(min(Self.maximumSpinCount, limit * 2), ordering: .relaxed)
-            return true
-        }
-        spinLimit.store(max(Self.minimumSpinCount, limit / 2), ordering: .relaxed)
-        return false
     }
 
     /// Suspends the task until something has happened since `ticket`, the deadline has come, or it is cancelled.

@@ -15,6 +15,8 @@ extension TableSocket {
         case .connected, .disconnected: break
         }
         let flags = direction.flags
+        if flags.contains(.send) { settleOutgoing() }
+        if flags.contains(.receive) { settleIncoming() }
         localShutdown.formUnion(flags)
         if flags.contains(.receive) { discardReceived() }
         if let id {
@@ -53,6 +55,8 @@ extension TableSocket {
 
     /// Lets go of the connection; the core ends it in the background.
     private func leave() {
+        settleOutgoing()
+        settleIncoming()
         localShutdown = .both
         discardReceived()
         guard let id else { return }
@@ -82,6 +86,8 @@ extension TableSocket {
     // MARK: From the table
 
     func peerHasShut(_ flags: ShutdownFlags) {
+        if flags.contains(.send) { settleIncoming() }
+        if flags.contains(.receive) { settleOutgoing() }
         peerShutdown = flags
         if flags.contains(.receive) { dropRemainder() }
         waits.signalAll()
@@ -101,6 +107,8 @@ extension TableSocket {
 
     /// The peer has reset the connection, or has broken the protocol.
     func resetByPeer(_ error: SocketError?) {
+        settleOutgoing()
+        settleIncoming()
         dropRemainder()
         table.part(self)
         peerShutdown = .both
@@ -112,6 +120,8 @@ extension TableSocket {
 
     /// The transport has gone or started anew.
     func transportReset() {
+        settleOutgoing()
+        settleIncoming()
         dropRemainder()
         id = nil
         switch state {

@@ -17,6 +17,7 @@ extension TableSocket {
     func attemptReceive(
         into buffer: UnsafeMutableRawBufferPointer, _ operation: inout ReceiveOperation
     ) throws(SocketError) -> Attempt<ReceiveResult> {
+        if let result = receiveDirectly(buffer, &operation) { return .done(result) }
         table.lock.lock()
         defer { table.lock.unlock() }
         switch state {
@@ -26,6 +27,7 @@ extension TableSocket {
         }
         if localShutdown.contains(.receive) { return .done(end(of: operation)) }
         guard buffer.count > 0 else { return .done(ReceiveResult()) }
+        if let attempt = attemptReceiveDirectly(buffer, &operation) { return attempt }
         return type == .stream ? try receiveStream(buffer, &operation) : try receiveRecord(buffer, &operation)
     }
 
@@ -52,10 +54,12 @@ extension TableSocket {
 
     /// Whether a receive would not wait.
     var isReadable: Bool {
-        type == .stream
-            ? queue.byteCount > 0 && queue.byteCount >= settingsInForce.receiveLowWaterMark
-            : queue.record != nil || mustDrain
+        guard type == .stream else { return (incoming != nil && unreadNow > 0) || queue.record != nil || mustDrain }
+        return unreadNow > 0 && unreadNow >= settingsInForce.receiveLowWaterMark
     }
+
+    /// Bytes that wait to be received.
+    var unreadNow: Int { queue.byteCount + (incoming?.pipe.pointee.unreadByteCount ?? 0) }
 
     // MARK: Streams
 

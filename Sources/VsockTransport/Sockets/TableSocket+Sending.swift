@@ -19,6 +19,7 @@ extension TableSocket {
     func attemptSend(
         _ bytes: UnsafeRawBufferPointer, _ operation: inout SendOperation
     ) throws(SocketError) -> Attempt<Int> {
+        if let attempt = sendDirectly(bytes, &operation) { return attempt }
         table.lock.lock()
         defer { table.lock.unlock() }
         let attempt = try attemptOnce(bytes, &operation)
@@ -38,6 +39,7 @@ extension TableSocket {
             guard operation.sentByteCount > 0, type == .stream else { throw error }
             return .done(operation.sentByteCount)
         }
+        if let attempt = try attemptSendDirectly(bytes, &operation) { return attempt }
         defer { table.pump() }
         return type == .stream
             ? sendStream(id, bytes, &operation) : try sendRecord(id, bytes, &operation)

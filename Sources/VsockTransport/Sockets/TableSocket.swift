@@ -49,6 +49,15 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
     // Those of `settingsInForce`, for calls that have not taken the lock yet.
     private let receiveTimeout = Atomic<UInt64>(0)
     private let sendTimeout = Atomic<UInt64>(0)
+    let receiveLowWaterMark: Atomic<Int>
+
+    // Data that needs no packets: see DirectPath.
+    @exclusivity(unchecked) var outgoing: DirectPath?
+    @exclusivity(unchecked) var incoming: DirectPath?
+    // Those of the first connection, for calls that have not taken the lock; they live as long as the socket.
+    let outgoingPipe = Atomic<UnsafeMutablePointer<DirectPipe>?>(nil)
+    let incomingPipe = Atomic<UnsafeMutablePointer<DirectPipe>?>(nil)
+    private var ownedPaths: [DirectPath] = []
 
     // Receiving.
     @exclusivity(unchecked) var queue = ReceiveQueue()
@@ -81,7 +90,17 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
         settingsInForce = settings
         receiveTimeout.store(settings.receiveTimeoutNanoseconds, ordering: .relaxed)
         sendTimeout.store(settings.sendTimeoutNanoseconds, ordering: .relaxed)
+        receiveLowWaterMark = Atomic(settings.receiveLowWaterMark)
         waits = WaitPoint(table.lock)
+    }
+
+    /// Data crosses without packets, for the time being.
+    func use(outgoing: DirectPath, incoming: DirectPath) {
+        ownedPaths = [outgoing, incoming]
+        self.outgoing = outgoing
+        self.incoming = incoming
+        outgoingPipe.store(outgoing.pipe, ordering: .releasing)
+        incomingPipe.store(incoming.pipe, ordering: .releasing)
     }
 
     // MARK: Questions
@@ -103,7 +122,7 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
 
     var sendTimeoutNanoseconds: UInt64 { sendTimeout.load(ordering: .relaxed) }
 
-    var unreadByteCount: Int { table.lock.withLock { queue.byteCount + stash.count } }
+    var unreadByteCount: Int { table.lock.withLock { unreadNow + stash.count } }
 
     var unsentByteCount: Int { table.lock.withLock { remainder.count - remainderOffset } }
 
@@ -123,7 +142,11 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
 
     func readinessTicket(_ kind: WaitKind) -> WaitTicket {
         table.lock.withLock {
-            if kind != .readable { askForCredit() }
+            if kind != .readable {
+                askForCredit()
+                outgoing?.pipe.pointee.awaitRoom(1)
+            }
+            if kind != .writable { incoming?.pipe.pointee.awaitData() }
             return waits.ticket(kind)
         }
     }
@@ -167,6 +190,7 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
         if localShutdown.contains(.send) { return false }
         guard state == .connected, let id, let snapshot = table.endpoint.snapshot(id) else { return true }
         if peerShutdown.contains(.receive) { return true }
+        if let outgoing { return outgoing.pipe.pointee.hasRoom }
         return snapshot.credit.peerFreeByteCount > 0 && !hasRemainder && sendingToken == 0 && !isWaitingForRoom
     }
 
@@ -203,6 +227,7 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
             sendTimeout.store(settingsInForce.sendTimeoutNanoseconds, ordering: .relaxed)
         case .receiveLowWaterMark(let count):
             settingsInForce.receiveLowWaterMark = try settingsInForce.lowWaterMark(count, type)
+            receiveLowWaterMark.store(settingsInForce.receiveLowWaterMark, ordering: .relaxed)
             waits.signal(.readable)
         }
     }
@@ -212,6 +237,7 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
         settingsInForce.bufferSize =
             min(max(size, settingsInForce.bufferMinimumSize), settingsInForce.bufferMaximumSize)
         guard id != nil else { return }
+        settleIncoming()
         offerBuffer()
         table.pump()
     }
