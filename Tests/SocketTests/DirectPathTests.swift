@@ -122,4 +122,84 @@ struct DirectPathTests {
         for thread in threads { thread.join() }
         #expect(failures.withLock { $0 } == [])
     }
+
+    @Test("a stream between threads carries every byte, in pieces that fit the receiver's buffer or not")
+    func threadsOfStream() async throws {
+        let transport = VsockTransport.isolatedLoopback()
+        let ends = Ends(listening: transport, connecting: transport, cid: .local)
+        let (client, server) = try await ends.pair(.stream)
+        let data = pattern(8_000_003)
+        let patience = testDeadline
+        let sending = try WorkerThread(name: "sender") {
+            var start = 0
+            for size in [1, 100, 5000, 70_000, 300_000].cycled() {
+                guard start < data.count else { break }
+                let end = min(start + size, data.count)
+                let piece = Array(data[start..<end])
+                let options = SendOptions(timeoutNanoseconds: patience)
+                guard (try? client.blocking.send(piece, options: options)) == piece.count else { return }
+                start = end
+            }
+            client.close()
+        }
+        let received = Mutex<[UInt8]>([])
+        let receiving = try WorkerThread(name: "receiver") {
+            var all: [UInt8] = []
+            var buffer = [UInt8](repeating: 0, count: 50_000)
+            let options = ReceiveOptions(timeoutNanoseconds: patience)
+            while let result = try? server.blocking.receive(into: &buffer, options: options), !result.isEnd {
+                all += buffer[..<result.count]
+            }
+            received.withLock { $0 = all }
+        }
+        sending.join()
+        receiving.join()
+        #expect(received.withLock { $0 } == data)
+    }
+
+    @Test("records between threads that are longer than the receiver's buffer are cut, and told")
+    func threadsOfLongRecords() async throws {
+        let transport = VsockTransport.isolatedLoopback()
+        let ends = Ends(listening: transport, connecting: transport, cid: .local)
+        let (client, server) = try await ends.pair(.seqpacket)
+        let count = 2000
+        let patience = testDeadline
+        let sending = try WorkerThread(name: "sender") {
+            for number in 0..<count {
+                let record = [UInt8](repeating: UInt8(truncatingIfNeeded: number), count: 6000 + number)
+                let options = SendOptions(endOfRecord: number % 3 == 0, timeoutNanoseconds: patience)
+                guard (try? client.blocking.send(record, options: options)) != nil else { return }
+            }
+        }
+        let failures = Mutex<[String]>([])
+        let receiving = try WorkerThread(name: "receiver") {
+            var buffer = [UInt8](repeating: 0, count: 7000)
+            let options = ReceiveOptions(timeoutNanoseconds: patience)
+            for number in 0..<count {
+                let length = 6000 + number
+                let expected = ReceiveResult(
+                    count: min(length, 7000), fullLength: length, endOfRecord: number % 3 == 0, truncated: length > 7000
+                )
+                let result = try? server.blocking.receive(into: &buffer, options: options)
+                let fill = UInt8(truncatingIfNeeded: number)
+                guard result == expected, buffer[..<expected.count].allSatisfy({ $0 == fill }) else {
+                    failures.withLock { $0.append("record \(number): \(String(describing: result))") }
+                    return server.close()
+                }
+            }
+        }
+        sending.join()
+        receiving.join()
+        #expect(failures.withLock { $0 } == [])
+    }
+}
+
+extension Array {
+    /// The members again and again.
+    fileprivate func cycled() -> some Sequence<Element> {
+        sequence(state: 0) { index in
+            defer { index = (index + 1) % count }
+            return self[index]
+        }
+    }
 }

@@ -136,4 +136,31 @@ struct DirectPipeTests {
         #expect(wasWaiting)
         #expect(!receive(pipe, 1).outcome.mustWake)
     }
+
+    @Test("a buffer that is offered is filled once, cut and marked as the record says, and no more after a withdrawal")
+    func offers() {
+        let offer = BufferOffer()
+        var buffer = [UInt8](repeating: 0, count: 4)
+        let record: [UInt8] = [1, 2, 3, 4, 5]
+        func fill(isRecord: Bool) -> Int? {
+            record.withUnsafeBytes { offer.fill($0, isRecord: isRecord, hasEndOfRecordMark: true) }
+        }
+        #expect(fill(isRecord: true) == nil, "nothing is offered")
+        buffer.withUnsafeMutableBytes { bytes in
+            offer.offer(bytes)
+            #expect(fill(isRecord: true) == 4)
+            #expect(fill(isRecord: true) == nil, "it is filled already")
+            let result = offer.end()
+            #expect(result == ReceiveResult(count: 4, fullLength: 5, endOfRecord: true, truncated: true))
+            offer.offer(bytes)
+            #expect(fill(isRecord: false) == 4)
+            let piece = offer.end()
+            #expect(piece == ReceiveResult(count: 4, fullLength: 4))
+            offer.offer(bytes)
+            let nothing = offer.end()
+            #expect(nothing == nil)
+        }
+        #expect(fill(isRecord: true) == nil, "the offer was withdrawn")
+        #expect(buffer == [1, 2, 3, 4])
+    }
 }

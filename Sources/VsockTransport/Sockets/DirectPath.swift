@@ -58,8 +58,11 @@ extension TableSocket {
         guard let pipe = outgoingPipe.load(ordering: .acquiring), !bytes.isEmpty else { return nil }
         var maySpin = operation.maySpin
         while true {
+            let before = operation.sentByteCount
             guard let isDone = advance(pipe, bytes, &operation, isLocked: false) else { return nil }
             if isDone { return .done(operation.sentByteCount) }
+            // Not all of a stream may have fitted the receiver's buffer.
+            if operation.sentByteCount > before { continue }
             guard maySpin, pipe.pointee.spinForRoom(bytes.count - operation.sentByteCount) else { return nil }
             maySpin = false
         }
@@ -85,12 +88,16 @@ extension TableSocket {
         _ buffer: UnsafeMutableRawBufferPointer, _ operation: inout ReceiveOperation
     ) -> ReceiveResult? {
         guard let pipe = incomingPipe.load(ordering: .acquiring), buffer.count > 0 else { return nil }
-        var maySpin = operation.maySpin
-        while true {
-            if let result = take(pipe, buffer, &operation, isLocked: false) { return result }
-            guard maySpin, pipe.pointee.spinForData() else { return nil }
-            maySpin = false
+        if let result = take(pipe, buffer, &operation, isLocked: false) { return result }
+        guard operation.maySpin else { return nil }
+        let room = operation.options.peeks ? 0 : buffer.count - operation.copiedByteCount
+        if room >= DirectPipe.offeredByteCount {
+            let rest = UnsafeMutableRawBufferPointer(rebasing: buffer[operation.copiedByteCount...])
+            if let result = pipe.pointee.spinOffering(rest) { return use(result, buffer, &operation) }
+        } else if !pipe.pointee.spinForData() {
+            return nil
         }
+        return take(pipe, buffer, &operation, isLocked: false)
     }
 
     /// Takes what the pipe has; nil when that is not enough.
@@ -98,23 +105,25 @@ extension TableSocket {
         _ pipe: UnsafeMutablePointer<DirectPipe>, _ buffer: UnsafeMutableRawBufferPointer,
         _ operation: inout ReceiveOperation, isLocked: Bool
     ) -> ReceiveResult? {
-        let options = operation.options
-        let isStream = type == .stream
-        let rest =
-            isStream && !options.peeks
-            ? UnsafeMutableRawBufferPointer(rebasing: buffer[operation.copiedByteCount...]) : buffer
-        let outcome = pipe.pointee.receive(into: rest, peeks: options.peeks)
+        let peeks = operation.options.peeks
+        let rest = peeks ? buffer : UnsafeMutableRawBufferPointer(rebasing: buffer[operation.copiedByteCount...])
+        let outcome = pipe.pointee.receive(into: rest, peeks: peeks)
         if outcome.mustWake {
             if isLocked { incoming?.wakeSenders() } else { table.lock.withLock { incoming?.wakeSenders() } }
         }
-        guard outcome.kind == .received else { return nil }
-        guard isStream else { return outcome.result }
+        return outcome.kind == .received ? use(outcome.result, buffer, &operation) : nil
+    }
+
+    /// What a receive returns when it has got something; nil when a stream's has not got enough yet.
+    private func use(
+        _ result: ReceiveResult, _ buffer: UnsafeMutableRawBufferPointer, _ operation: inout ReceiveOperation
+    ) -> ReceiveResult? {
         // A look is at what is there.
-        guard !options.peeks else { return outcome.result }
-        operation.copiedByteCount += outcome.result.count
+        guard type == .stream, !operation.options.peeks else { return result }
+        operation.copiedByteCount += result.count
         let count = operation.copiedByteCount
-        let wanted =
-            options.waitsForAll ? buffer.count : min(receiveLowWaterMark.load(ordering: .relaxed), buffer.count)
+        let mark = operation.options.waitsForAll ? buffer.count : receiveLowWaterMark.load(ordering: .relaxed)
+        let wanted = min(mark, buffer.count)
         return count >= wanted ? ReceiveResult(count: count, fullLength: count) : nil
     }
 }

@@ -9,6 +9,8 @@
 //                 ^                                              |
 //                 +----------------------------------------------+
 //
+// A receiver that looks for data for a moment offers its buffer, and what is large goes there at once (`BufferOffer`).
+//
 // Who has to sleep says so in `awaitedRoom` or `isAwaited` and looks once more; who moves an index looks at these
 // afterwards. All four are sequentially consistent, so one of the two sees the other.
 //
@@ -24,6 +26,9 @@ struct DirectPipe: ~Copyable, @unchecked Sendable {
 
     /// Records that may be unread: one for so many bytes of buffer, so that their marks take an eighth of its size.
     static let bytesPerRecord = 64
+
+    /// From this size on a copy costs more than to wait for each other.
+    static let offeredByteCount = 4096
 
     /// Length and MSG_EOR of a record.
     private struct Mark: Sendable {
@@ -88,11 +93,15 @@ struct DirectPipe: ~Copyable, @unchecked Sendable {
     private let recordLimit: Int
     private let receiverSpin = BriefSpin()
     private let senderSpin = BriefSpin()
+    private let offerSpin = BriefSpin(maximumCount: 512)
+    private let gatherSpin = BriefSpin(maximumCount: 4096)
     /// Whether a receiver waits; false again when it is woken.
     private let isAwaited = Atomic<Bool>(false)
     /// Bytes of room that a sender waits for; 0 for none.
     private let awaitedRoom = Atomic<Int>(0)
     private let gap1 = Gap()
+    private let offer = BufferOffer()
+    private let gap6 = Gap()
     private let sender = Mutex(Sender())
     private let gap2 = Gap()
     private let sentIndex = Atomic<Int>(0)
@@ -123,6 +132,9 @@ struct DirectPipe: ~Copyable, @unchecked Sendable {
     func send(_ bytes: UnsafeRawBufferPointer, hasEndOfRecordMark: Bool) -> SendResult {
         let count: Int? = sender.withLock { sender in
             guard sender.isOpen else { return nil }
+            if bytes.count >= Self.offeredByteCount, let count = fillOffer(bytes, hasEndOfRecordMark, &sender) {
+                return count
+            }
             var room = capacity - (sender.tail - sender.head)
             if room < bytes.count || sender.markTail - sender.markHead >= recordLimit {
                 sender.head = receivedIndex.load(ordering: .sequentiallyConsistent)
@@ -150,6 +162,17 @@ struct DirectPipe: ~Copyable, @unchecked Sendable {
         }
         guard let count, count > 0 else { return SendResult(byteCount: count) }
         return SendResult(byteCount: count, mustWake: isAwaited.load(ordering: .sequentiallyConsistent))
+    }
+
+    /// Copies into the receiver's buffer, if that offers it before long, and nothing is to be read before.
+    private func fillOffer(
+        _ bytes: UnsafeRawBufferPointer, _ hasEndOfRecordMark: Bool, _ sender: inout Sender
+    ) -> Int? {
+        let tail = sender.tail
+        guard offerSpin.spin(until: { offer.isOffered && receivedIndex.load(ordering: .relaxed) == tail }),
+            let count = offer.fill(bytes, isRecord: carriesRecords, hasEndOfRecordMark: hasEndOfRecordMark)
+        else { return nil }
+        return carriesRecords ? bytes.count : count
     }
 
     /// Looks for a moment whether `byteCount` bytes can be sent after all. Room for one small record is followed by more
@@ -205,7 +228,33 @@ struct DirectPipe: ~Copyable, @unchecked Sendable {
     /// Looks for a moment whether something comes.
     func spinForData() -> Bool {
         let seen = receivedIndex.load(ordering: .relaxed)
-        return receiverSpin.spin { sentIndex.load(ordering: .relaxed) != seen }
+        guard receiverSpin.spin(until: { sentIndex.load(ordering: .relaxed) != seen }) else { return false }
+        gather()
+        return true
+    }
+
+    /// Something has come: stays away for a moment, as long as more comes then. A receiver that takes small records one by
+    /// one as they come is in its sender's way: every cache line goes to and fro for each of them.
+    private func gather() {
+        let seen = sentIndex.load(ordering: .relaxed)
+        var lookCount = 0
+        _ = gatherSpin.spin {
+            lookCount += 1
+            return lookCount & 2047 == 0 && sentIndex.load(ordering: .relaxed) != seen
+        }
+    }
+
+    /// As ``spinForData()``, and offers the buffer meanwhile: what a sender has put there, or nil.
+    func spinOffering(_ buffer: UnsafeMutableRawBufferPointer) -> ReceiveResult? {
+        receiver.withLock { receiver in
+            let head = receiver.head
+            guard receiver.isOpen, sentIndex.load(ordering: .acquiring) == head else { return nil }
+            offer.offer(buffer)
+            _ = receiverSpin.spin { offer.isFilled || sentIndex.load(ordering: .relaxed) != head }
+            if let result = offer.end() { return result }
+            if sentIndex.load(ordering: .relaxed) != head { gather() }
+            return nil
+        }
     }
 
     // MARK: With the table's lock
