@@ -64,7 +64,8 @@ struct ByteVectorTests {
         configuration.seqpacket = .rfcV5
         let mailbox = try LoopMailbox()
         let host = try RecordingHost(expecting: Self.fromGuest.count)
-        let worker = try DeviceWorker(configuration, host: host, mailbox: mailbox, log: Self.log())
+        let worker = try DeviceWorker(
+            configuration, host: host, mailbox: mailbox, busyPollNanoseconds: 0, log: Self.log())
         defer {
             worker.stop()
             worker.join()
