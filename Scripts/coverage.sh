@@ -16,33 +16,13 @@ readonly package=$PWD/.build/coverage
 mkdir -p "$package/Sources" "$package/Tests"
 for layer in "${layers[@]}" VsockTestSupport; do ln -sfn "$PWD/Sources/$layer" "$package/Sources/$layer"; done
 for layer in "${layers[@]}"; do ln -sfn "$PWD/Tests/${layer}Tests" "$package/Tests/${layer}Tests"; done
-cat >"$package/Package.swift.new" <<'MANIFEST'
-// swift-tools-version: 6.2
-import PackageDescription
-
-let settings: [SwiftSetting] = [
-    .enableUpcomingFeature("ExistentialAny"),
-    .enableUpcomingFeature("MemberImportVisibility"),
-]
-let package = Package(
-    name: "swift-vsock",
-    platforms: [.macOS(.v26)],
-    targets: [
-        .target(name: "VsockWire", swiftSettings: settings),
-        .target(name: "VsockCore", dependencies: ["VsockWire"], swiftSettings: settings),
-        .target(name: "VirtioQueue", swiftSettings: settings),
-        .target(name: "VhostUser", swiftSettings: settings),
-        .target(name: "VsockTestSupport", dependencies: ["VsockWire", "VsockCore"], swiftSettings: settings),
-        .testTarget(name: "VsockWireTests", dependencies: ["VsockWire", "VsockTestSupport"], swiftSettings: settings),
-        .testTarget(
-            name: "VsockCoreTests", dependencies: ["VsockWire", "VsockCore", "VsockTestSupport"],
-            swiftSettings: settings),
-        .testTarget(name: "VirtioQueueTests", dependencies: ["VirtioQueue"], swiftSettings: settings),
-        .testTarget(name: "VhostUserTests", dependencies: ["VhostUser"], swiftSettings: settings),
-    ],
-    swiftLanguageModes: [.v6]
-)
-MANIFEST
+# The manifest of the whole, cut down at its end.
+{
+    cat Package.swift
+    printf 'let kept: Set = ["VsockTestSupport"'
+    printf ', "%s"' "${layers[@]}" "${layers[@]/%/Tests}"
+    printf ']\npackage.targets.removeAll { !kept.contains($0.name) }\npackage.products = []\npackage.dependencies = []\n'
+} >"$package/Package.swift.new"
 cmp -s "$package/Package.swift.new" "$package/Package.swift" || cp "$package/Package.swift.new" "$package/Package.swift"
 
 swift test --package-path "$package" --enable-code-coverage >"$package/log" 2>&1 || {
