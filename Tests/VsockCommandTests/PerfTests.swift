@@ -154,7 +154,7 @@ import VsockSystem
             "--bytes 1 --seconds 1", "--bytes 0", "--bytes x", "--bytes 2000G", "--seconds 0", "--buf-size 1T",
             "--connections 0", "--idle -1", "--type raw", "--direction up", "--direction guest-to-host", "--zerocopy",
             "--zerocopy --transport loopback", "--zerocopy --sender 2 --transport driver:/s",
-            "--zerocopy --sender 2 --direction round-trip",
+            "--zerocopy --sender 2 --direction round-trip", "--zerocopy --sender 2 --baseline unix",
             "--transport x", "--uds /tmp/x", "--transport loopback --uds /tmp/x", "--in-process", "--device-pid 1",
             "--sender 2 --transport driver:/s --uds /u", "--uds /u --in-process --transport driver:/s", "--sender x",
             "--vsk-size 4G", "--baseline tcp", "--rcvlowat 257K",

@@ -91,7 +91,9 @@ struct Perf: ParsableCommand {
 
     func validate() throws {
         if zerocopy {
-            guard sender != nil, direction == nil else { throw ValidationError("--zerocopy is for --sender alone") }
+            guard sender != nil, direction == nil, !hasBothSides else {
+                throw ValidationError("--zerocopy is for --sender alone")
+            }
             guard case .kernel = transport.kind else {
                 throw ValidationError("--zerocopy: only AF_VSOCK has MSG_ZEROCOPY: leave it out over \(transport)")
             }
@@ -258,7 +260,8 @@ struct Perf: ParsableCommand {
             case .roundTrip: sender == nil ? .echo : .ask
             default: sender == nil ? .receive : .send
             }
-        let meter = try zerocopy ? sendWithoutCopy(plan) : run(role, plan)
+        let meter =
+            if zerocopy, let sender { try sendWithoutCopy(plan, cid: sender) } else { try run(role, plan) }
         var report = PerfReport(direction: role.rawValue, transport: transport.description, plan: plan, [meter])
         if let usage, let end = try deviceUsage() {
             report.deviceProcessorNanoseconds = end.processorNanoseconds - usage.processorNanoseconds
@@ -267,15 +270,15 @@ struct Perf: ParsableCommand {
     }
 
     private func run(_ role: PerfRole, _ plan: PerfPlan) throws -> PerfMeter {
-        try plan.tap.map(transport.setTap)
+        // Not every transport has packets to see.
+        if let tap = plan.tap { try transport.setTap(tap) }
         let sockets = try sender.map { try connect(plan, cid: $0) } ?? accept(plan)
         defer { for socket in sockets { socket.close() } }
         return try SocketSide(sockets, plan).run(role)
     }
 
-    private func sendWithoutCopy(_ plan: PerfPlan) throws -> PerfMeter {
-        guard let sender else { throw ValidationError("--zerocopy is for --sender alone") }
-        let address = VsockKernelAddress(cid: try AddressArguments.contextID(sender).rawValue, port: plan.port)
+    private func sendWithoutCopy(_ plan: PerfPlan, cid: String) throws -> PerfMeter {
+        let address = VsockKernelAddress(cid: try AddressArguments.contextID(cid).rawValue, port: plan.port)
         return try DescriptorSide(zeroCopyTo: address, plan, bufferByteCount: UInt64(vskSize.count)).run(.send)
     }
 
