@@ -21,7 +21,7 @@ struct BriefSpin: ~Copyable {
     private let limit: Atomic<Int>
     private let failureCount = Atomic<Int>(0)
 
-    /// At most so many looks, of about a nanosecond; the default is as long as it takes to be woken.
+    /// At most so many looks, of half a nanosecond or more; the default takes about as long as to be woken.
     init(maximumCount: Int = 16_384) {
         self.maximumCount = maximumCount
         limit = Atomic(maximumCount)

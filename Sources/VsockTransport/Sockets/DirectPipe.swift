@@ -135,20 +135,17 @@ struct DirectPipe: ~Copyable, @unchecked Sendable {
             if bytes.count >= Self.offeredByteCount, let count = fillOffer(bytes, hasEndOfRecordMark, &sender) {
                 return count
             }
-            var room = capacity - (sender.tail - sender.head)
-            if room < bytes.count || sender.markTail - sender.markHead >= recordLimit {
+            if !fits(bytes.count, sender) {
                 sender.head = receivedIndex.load(ordering: .sequentiallyConsistent)
                 sender.markHead = receivedMarkIndex.load(ordering: .acquiring)
-                room = capacity - (sender.tail - sender.head)
-                guard sender.markTail - sender.markHead < recordLimit else { return 0 }
             }
-            let count = carriesRecords && room < bytes.count ? 0 : min(room, bytes.count)
+            let room = capacity - (sender.tail - sender.head)
+            guard sender.markTail - sender.markHead < recordLimit, !carriesRecords || room >= bytes.count else {
+                return 0
+            }
+            let count = min(room, bytes.count)
             guard count > 0 else { return 0 }
-            if sender.tail - sender.head + count > sender.rings.bytes.count
-                || sender.markTail - sender.markHead >= sender.rings.marks.count
-            {
-                grow(&sender, for: count)
-            }
+            if !fits(count, sender) { grow(&sender, for: count) }
             Self.copy(UnsafeRawBufferPointer(rebasing: bytes[..<count]), into: sender.rings.bytes, at: sender.tail)
             sender.tail += count
             if carriesRecords {
@@ -328,6 +325,12 @@ struct DirectPipe: ~Copyable, @unchecked Sendable {
     }
 
     // MARK: Rings
+
+    /// Whether so many bytes, or a record of them, fit into the rings as they are, as far as the sender knows.
+    private func fits(_ byteCount: Int, _ sender: Sender) -> Bool {
+        sender.tail - sender.head + byteCount <= min(sender.rings.bytes.count, capacity)
+            && (!carriesRecords || sender.markTail - sender.markHead < min(sender.rings.marks.count, recordLimit))
+    }
 
     /// Makes room in the rings for another record of so many bytes, or bytes of a stream.
     private func grow(_ sender: inout Sender, for byteCount: Int) {
