@@ -54,7 +54,8 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
     // Data that needs no packets: see DirectPath.
     @exclusivity(unchecked) var outgoing: DirectPath?
     @exclusivity(unchecked) var incoming: DirectPath?
-    // Those of the first connection, for calls that have not taken the lock; they live as long as the socket.
+    // For calls that have not taken the lock: they may still use those of a connection that has ended, which live as
+    // long as the socket.
     let outgoingPipe = Atomic<UnsafeMutablePointer<DirectPipe>?>(nil)
     let incomingPipe = Atomic<UnsafeMutablePointer<DirectPipe>?>(nil)
     private var ownedPaths: [DirectPath] = []
@@ -96,7 +97,7 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
 
     /// Data crosses without packets, for the time being.
     func use(outgoing: DirectPath, incoming: DirectPath) {
-        ownedPaths = [outgoing, incoming]
+        ownedPaths += [outgoing, incoming]
         self.outgoing = outgoing
         self.incoming = incoming
         outgoingPipe.store(outgoing.pipe, ordering: .releasing)
