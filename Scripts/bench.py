@@ -438,8 +438,12 @@ TABLES = {
 
 def machine():
     model = next((line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
-    commit = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"],
-                            capture_output=True, text=True).stdout.strip()
+    def git(*arguments):
+        return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True).stdout.strip()
+
+    # The table before this one has changed the document, which is not what is measured.
+    changes = git("status", "--porcelain", "--", "Sources", "Package.swift")
+    commit = git("describe", "--always") + ("-dirty" if changes else "")
     load = os.getloadavg()[0]
     return (f"{os.cpu_count()} cores ({model or platform.machine()}), Linux {platform.release()}, commit {commit}, "
             f"load average {load:.1f} at the start")
