@@ -26,6 +26,18 @@ struct RecordBatchTests {
         #expect(try device.inspect { $0.host.sockets.compactMap { $0?.expectedRecordCount }.max() } ?? 0 > 1)
     }
 
+    @Test("those that just fill a buffer each are not taken for the beginning of larger ones: they share calls, too")
+    func fullBuffers() throws {
+        let device = try TestDevice()
+        let guest = try device.guest { $0.receivePayloadByteCount = 4096 }
+        let pair = try ConnectedPair(device, guest, .seqpacket, from: .guest)
+        let records = (0..<60).map { pattern(4096, seed: $0) }
+        try pair.queue(records, device)
+        for record in records { try #require(try pair.receive() == record) }
+        // A socket is asked for as many as the guest has credit for, by what it expects of each.
+        #expect(try device.inspect { $0.host.sockets.compactMap { $0?.expectedByteCount }.max() } ?? .max <= 8192)
+    }
+
     @Test("one that is larger than the guest's buffers, in the middle, goes before those behind it")
     func largeRecords() throws {
         let device = try TestDevice()

@@ -91,7 +91,8 @@ extension HybridHost {
         // With room for one more than were found, the read tells that there are no others.
         let next = received == recordBatch.count ? received * 2 : received + 1
         socket.expectedRecordCount = largest > slotByteCount ? 1 : min(Self.recordBatchLimit, next)
-        adapt(socket, read: largest, capacity: slotByteCount)
+        // Whatever fitted, the read has told how large the records are.
+        adapt(socket, read: largest, capacity: limit)
         if emptyCount > 0, recordBatch.byteCount(at: received - 1) == 0, !socket.staged.hasRecord {
             return emptyRecordsOrEnd(socket, count: emptyCount, [])
         }
