@@ -28,12 +28,7 @@ struct PassedSocketTests {
     func ownEnd(place: Place) throws {
         let device = try TestDevice()
         try leaveBehind(place, at: device)
-        var guest: GuestSockets?
-        try eventually {
-            guest = try? device.guest()
-            return guest != nil
-        }
-        _ = try ConnectedPair(device, try #require(guest), .stream, from: .guest)
+        _ = try ConnectedPair(device, try device.nextGuest(), .stream, from: .guest)
     }
 
     @Test("a back-end's channel that is a socket stays open, and its other end is told nothing")

@@ -105,6 +105,16 @@ final class TestDevice {
         return guest
     }
 
+    /// A guest after a monitor that has left, or is about to: that may still count as connected.
+    func nextGuest() throws -> GuestSockets {
+        var guest: GuestSockets?
+        try eventually {
+            guest = try? self.guest()
+            return guest != nil
+        }
+        return try #require(guest)
+    }
+
     /// A guest's driver.
     func driver(_ adjust: (inout VsockDriver.Options) -> Void = { _ in }) throws -> VsockDriver {
         var options = VsockDriver.Options()
