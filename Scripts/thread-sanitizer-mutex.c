@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Makes ThreadSanitizer see all of Synchronization.Mutex. Its fast path is compiled into whoever uses it. What a thread
-// does that has to wait, or to wake another, is in the library, which is not instrumented: without this, what one thread
-// did before it unlocked a mutex that others wait for looks as if it raced with what the next does.
+// does that has to wait, or to wake another, is in the library, which is not instrumented: without this, what one
+// thread did before it unlocked a mutex that others wait for looks as if it raced with what the next does.
 //
 // Scripts/sanitize.sh preloads it: these functions come before those of the library, and call them.
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The Linux interfaces that `import Glibc` does not show to Swift: control messages, epoll, eventfd, signalfd, memfd,
-// accept4, several messages per call, error queues, pidfd and AF_VSOCK. Each function is one system call or one macro; there is no
-// logic here. All return what the system call returns (-1 and errno on failure).
+// accept4, several messages per call, error queues, pidfd and AF_VSOCK. Each function is one system call or one macro;
+// there is no logic here. All return what the system call returns (-1 and errno on failure).
 //
 // A function whose declaration needs _GNU_SOURCE is called by syscall(2): Swift reads this header together with the
 // C library's own module, which is built without that macro.

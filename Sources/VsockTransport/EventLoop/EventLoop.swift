@@ -63,7 +63,8 @@ final class EventLoop {
     /// before it sleeps, where that has been worth it lately.
     init(mailbox: LoopMailbox, busyPollNanoseconds: UInt64 = 0) throws(SystemCallError) {
         poller = try Poller()
-        polling = BusyPolling(limit: busyPollNanoseconds)
+        // With one processor, nothing comes while this looks for it.
+        polling = BusyPolling(limit: ResourceLimits.processorCount > 1 ? busyPollNanoseconds : 0)
         now = Instant(nanoseconds: poller.now())
         events = PollEventBuffer(capacity: Self.eventBatchCount)
         self.mailbox = mailbox

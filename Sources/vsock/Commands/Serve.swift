@@ -145,10 +145,9 @@ struct Serve: ParsableCommand {
         // No file can be opened later.
         let captures = try DeviceCaptures(opening: &configurations, log: log)
         if isSandboxed { enterSandbox(configurations) }
-        // With one processor, nothing comes while this looks for it.
         let daemon = try DeviceDaemon(
             configurations, workerLimit: ResourceLimits.processorCount,
-            busyPollNanoseconds: ResourceLimits.processorCount > 1 ? UInt64(busyPollMicroseconds) * 1000 : 0, log: log)
+            busyPollNanoseconds: UInt64(busyPollMicroseconds) * 1000, log: log)
         let server: ControlServer?
         do {
             server = try control.map { try ControlServer(path: $0, owner: socketOwner, daemon: daemon) }

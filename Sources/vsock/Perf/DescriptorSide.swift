@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // A side whose connections are descriptors: the host programs of a device, plain Unix sockets to compare with, and the
-// kernel's AF_VSOCK where it sends with MSG_ZEROCOPY. One thread serves them all. A single connection in one direction blocks in its calls, as a simple program does; several
-// take turns, and epoll says which.
+// kernel's AF_VSOCK where it sends with MSG_ZEROCOPY. One thread serves them all. A single connection in one direction
+// blocks in its calls, as a simple program does; several take turns, and epoll says which.
 
 import VsockSystem
 import VsockWire
