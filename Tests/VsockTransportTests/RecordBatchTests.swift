@@ -82,6 +82,30 @@ struct RecordBatchTests {
         for record in records { try #require(try pair.receive() == record) }
     }
 
+    @Test(
+        "one that the guest's credit does not cover waits in the socket, unless it is larger than a quarter of the buffer",
+        arguments: [(20_000, true), (65_536, true), (100_000, false)])
+    func creditOfLargeRecords(byteCount: Int, waits: Bool) throws {
+        let device = try TestDevice()
+        let pair = try ConnectedPair(device, try device.guest(), .seqpacket, from: .guest)
+        let records = (0..<40).map { pattern(byteCount, seed: $0) }
+        let host = pair.host
+        let writer = try Background { for record in records { try host.send(record) } }
+        try eventually {
+            try device.inspect { device in
+                device.host.endpoint.connectionIDs.contains { id in
+                    device.host.endpoint.snapshot(id)?.credit.peerFreeByteCount ?? .max < byteCount
+                }
+            }
+        }
+        for (index, record) in records.enumerated() {
+            try #require(try pair.receive() == record, "record \(index)")
+            guard waits else { continue }
+            #expect(try device.inspect { $0.host.sockets.compactMap { $0?.stagedByteCount }.max() } == 0)
+        }
+        try writer.value()
+    }
+
     @Test("the host program closes behind them: all arrive, then the end", arguments: [0, 9000])
     func close(lastByteCount: Int) throws {
         let device = try TestDevice()

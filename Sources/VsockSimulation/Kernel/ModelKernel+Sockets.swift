@@ -196,7 +196,8 @@ extension ModelKernel {
         guard socket.hasUnread else { return socket.isReceiveShut ? .message(count: 0, flags: []) : .wouldBlock }
         if isPeek {
             let bytes = socket.first
-            return .message(count: copy(bytes.prefix(capacity), to: segments), flags: [])
+            let count = copy(bytes.prefix(capacity), to: segments)
+            return .message(count: flags.contains(.truncated) ? bytes.count : count, flags: [])
         }
         var limit = capacity
         if isFaulty, socket.type == .stream, limit > 1, socket.unreadByteCount > 1, chance(faults.shortTransfers) {

@@ -103,13 +103,8 @@ extension HybridHost {
             buffers.release()
             hostEnded(socket)
             return .idle
-        case .wouldBlock:
-            buffers.release()
-            socket.isReadable = false
-            return .idle
-        case .failed(let errno):
-            buffers.release()
-            return readFailed(socket, errno)
+        case .wouldBlock: return nothingRead(socket, buffers, nil)
+        case .failed(let errno): return nothingRead(socket, buffers, errno)
         }
     }
 
@@ -134,7 +129,7 @@ extension HybridHost {
             slotLimit: endpoint.sendablePacketCount(socket.id))
     }
 
-    func adapt(_ socket: HostSocket, read count: Int, capacity: Int) {
+    private func adapt(_ socket: HostSocket, read count: Int, capacity: Int) {
         if count >= capacity {
             socket.expectedByteCount = min(Self.turnByteCount, max(count, socket.expectedByteCount) * 2)
         } else {
@@ -142,7 +137,13 @@ extension HybridHost {
         }
     }
 
-    func readFailed(_ socket: HostSocket, _ errno: Errno) -> Turn {
+    /// A read found nothing, or failed.
+    func nothingRead(_ socket: HostSocket, _ buffers: GuestBuffers, _ errno: Errno?) -> Turn {
+        buffers.release()
+        guard let errno else {
+            socket.isReadable = false
+            return .idle
+        }
         if errno == .connectionReset {
             // The host program has closed with unread data. The error is reported once; what it sent before is
             // still to be read.

@@ -8,7 +8,8 @@
 // A record that does not fit displaces those behind it: what is left of it and they are staged, which copies them, and
 // the buffers are put back. Large records come one at a time, over as many buffers as they need.
 //
-// A staged record goes before anything else of its socket. What is staged is bounded by one call.
+// A staged record goes before anything else of its socket. What is staged is bounded by one call. A record that only
+// credit is missing for stays in the socket until the guest has read, instead of being staged.
 
 import Logging
 import VirtioQueue
@@ -24,6 +25,7 @@ extension HybridHost {
         let sendable = endpoint.sendableByteCount(socket.id)
         guard sendable > 0 else { return .idle }
         let limit = min(endpoint.maximumRecordByteCount(socket.id), Self.maximumRecordByteCount)
+        guard hasCreditForNext(socket, sendable: sendable, limit: limit) else { return .idle }
         hasScratch = true
         // Only as many as there is likely credit for: others would be staged.
         let count = min(
@@ -32,6 +34,19 @@ extension HybridHost {
         return count > 1
             ? try readBatch(socket, buffers, count: count, limit: limit)
             : try readRecord(socket, buffers, sendable: sendable, limit: limit)
+    }
+
+    /// False when the connection waits for the credit of its next record. A guest tells of the space that became free
+    /// once less than a quarter of its buffer is left in its view, so larger records are not waited for.
+    private func hasCreditForNext(_ socket: HostSocket, sendable: Int, limit: Int) -> Bool {
+        let quarter = limit / 4
+        guard endpoint.configuration.framing == .standard, sendable < min(socket.expectedByteCount, quarter),
+            case .message(let byteCount, _) = DescriptorIO.receiveMessage(
+                socket.descriptor.rawValue, into: UnsafeMutableRawBufferPointer(start: nil, count: 0),
+                flags: [.peek, .truncated]),
+            byteCount <= quarter
+        else { return true }
+        return endpoint.hasCredit(socket.id, byteCount: byteCount, packetCount: 1)
     }
 
     // MARK: Several
@@ -56,13 +71,8 @@ extension HybridHost {
             // Fewer than wanted: the socket is empty, or an error is left for the next call.
             if received < count, !socket.sawReadHangUp { socket.isReadable = false }
             return turn
-        case .wouldBlock:
-            buffers.release()
-            socket.isReadable = false
-            return .idle
-        case .failed(let errno):
-            buffers.release()
-            return readFailed(socket, errno)
+        case .wouldBlock: return nothingRead(socket, buffers, nil)
+        case .failed(let errno): return nothingRead(socket, buffers, errno)
         }
     }
 
@@ -92,7 +102,7 @@ extension HybridHost {
         let next = received == recordBatch.count ? received * 2 : received + 1
         socket.expectedRecordCount = largest > slotByteCount ? 1 : min(Self.recordBatchLimit, next)
         // Whatever fitted, the read has told how large the records are.
-        adapt(socket, read: largest, capacity: limit)
+        adapt(socket, record: largest)
         if emptyCount > 0, recordBatch.byteCount(at: received - 1) == 0, !socket.staged.hasRecord {
             return emptyRecordsOrEnd(socket, count: emptyCount, [])
         }
@@ -161,13 +171,8 @@ extension HybridHost {
         case .message(_, let flags):
             buffers.release()
             return emptyRecordsOrEnd(socket, count: 1, flags)
-        case .wouldBlock:
-            buffers.release()
-            socket.isReadable = false
-            return .idle
-        case .failed(let errno):
-            buffers.release()
-            return readFailed(socket, errno)
+        case .wouldBlock: return nothingRead(socket, buffers, nil)
+        case .failed(let errno): return nothingRead(socket, buffers, errno)
         }
     }
 
@@ -181,7 +186,7 @@ extension HybridHost {
         }
         commit(socket, buffers, byteCount: min(byteCount, direct))
         buffers.release()
-        adapt(socket, read: byteCount, capacity: direct)
+        adapt(socket, record: byteCount)
         guard byteCount > direct, let base = scratch.baseAddress else { return .more }
         socket.staged.append(UnsafeRawBufferPointer(start: base, count: byteCount - direct), isRecord: true)
         socket.staged.endRecord(consumedByteCount: 0)
@@ -240,6 +245,13 @@ extension HybridHost {
     }
 
     // MARK: Parts
+
+    /// The next record is likely to be as large. If it is larger, its rest has to be copied; so there is some room to grow.
+    private func adapt(_ socket: HostSocket, record byteCount: Int) {
+        let expected = socket.expectedByteCount
+        socket.expectedByteCount =
+            byteCount > expected ? byteCount + byteCount / 4 : max(1024, (expected + byteCount) / 2)
+    }
 
     /// Whether the guest can take a record of this size; otherwise the connection is reset.
     private func isCarried(_ socket: HostSocket, byteCount: Int, _ flags: MessageFlags, limit: Int) -> Bool {
