@@ -28,6 +28,9 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 VSOCK = os.environ.get("VSOCK_COMMAND", str(ROOT / ".build/release/vsock"))
 DOCUMENT = ROOT / "Documentation/Performance.md"
 SIZES = ["64", "4K", "64K"]
+DEVICE_TIME = "device_cpu_seconds_per_gib"
+# Of the process that receives from plain sockets.
+RECEIVER_TIME = "receiver_cpu_seconds_per_gib"
 START_DEADLINE = 60
 
 
@@ -156,7 +159,7 @@ class Bench:
 
     def streams(self):
         rows = ["| direction | message | connections | device | peer | Unix sockets | device / peer | "
-                "CPU s/GiB: device | peer |", "|---|---|---|---|---|---|---|---|---|"]
+                "CPU s/GiB: device | peer | Unix receiver |", "|---|---|---|---|---|---|---|---|---|---|"]
         devices = self.devices()
         for direction in ["guest-to-host", "host-to-guest"]:
             for connections in [1, 16, 256]:
@@ -168,8 +171,8 @@ class Bench:
         return rows
 
     def records(self):
-        rows = ["| direction | message | connections | device | Unix sockets | device / Unix | CPU s/GiB: device |",
-                "|---|---|---|---|---|---|---|"]
+        rows = ["| direction | message | connections | device | Unix sockets | device / Unix | CPU s/GiB: device | "
+                "Unix receiver |", "|---|---|---|---|---|---|---|---|"]
         devices = self.devices()
         for direction in ["guest-to-host", "host-to-guest"]:
             for connections in [1, 16, 256]:
@@ -180,7 +183,8 @@ class Bench:
                     result = self.compare(self.sources(devices[:1], options, "unix"))
                     device, unix = result["device"], result["unix"]
                     rows.append(row([direction, size, str(connections), gigabits(device), gigabits(unix),
-                                     ratio(device, unix), number(median(device, "device_cpu_seconds_per_gib"), 3)]))
+                                     ratio(device, unix), number(median(device, DEVICE_TIME), 3),
+                                     number(median(unix, RECEIVER_TIME), 3)]))
         self.stop(devices)
         return rows
 
@@ -214,14 +218,16 @@ class Bench:
         return rows
 
     def in_process(self):
-        rows = ["| message | driver and device in one process | memcpy of the same bytes | share |", "|---|---|---|---|"]
+        rows = ["| message | driver and device in one process | memcpy of the same bytes | share | "
+                "memcpy from thread to thread |", "|---|---|---|---|---|"]
         for size in ["4K", "64K"]:
             # Four threads take turns on few cores: with a small window they wait for each other most of the time.
             options = ["--buf-size", size, "--vsk-size", "1M"]
             driver = ["--transport", f"driver:{self.directory}/in-process.sock", "--in-process", *options]
-            result = self.compare({"device": driver, "memcpy": ["--baseline", "memory-copy", *options]})
+            result = self.compare({"device": driver, "memcpy": ["--baseline", "memory-copy", *options],
+                                   "threads": ["--baseline", "thread-copy", *options]})
             rows.append(row([size, gigabits(result["device"]), gigabits(result["memcpy"]),
-                             ratio(result["device"], result["memcpy"])]))
+                             ratio(result["device"], result["memcpy"]), gigabits(result["threads"])]))
         return rows
 
     def growth(self):
@@ -294,16 +300,15 @@ class Bench:
 
     def throughput_row(self, names, result, other):
         device, peer, unix = result["device"], result.get(other, []), result["unix"]
-        key = "device_cpu_seconds_per_gib"
         return row([*names, gigabits(device), gigabits(peer), gigabits(unix), ratio(device, peer),
-                    number(median(device, key), 3), number(median(peer, key), 3)])
+                    number(median(device, DEVICE_TIME), 3), number(median(peer, DEVICE_TIME), 3),
+                    number(median(unix, RECEIVER_TIME), 3)])
 
     @staticmethod
     def guests_row(names, device, peer):
         reports, others = device.reports, peer.reports if peer else []
-        key = "device_cpu_seconds_per_gib"
         return row([*names, device.cell(), peer.cell() if peer else "", ratio(reports, others),
-                    number(median(reports, key), 3), number(median(others, key), 3)])
+                    number(median(reports, DEVICE_TIME), 3), number(median(others, DEVICE_TIME), 3)])
 
     @staticmethod
     def stop(devices):

@@ -41,7 +41,14 @@ import VsockSystem
             #expect(fields["bytes"] == "\(expected)", "\(way): \(fields)")
             #expect(fields["connections"] == "\(connections)")
             #expect((fields["slowest_connection_share"] != nil) == (connections > 1))
+            #expect((fields["receiver_cpu_seconds"] != nil) == (way == "unix" && direction != "both"))
         }
+    }
+
+    @Test("what is compared with memory counts what was copied", arguments: ["memory-copy", "thread-copy"])
+    func memory(way: String) throws {
+        let fields = try run(["--baseline", way, "--bytes", "64M", "--buf-size", "64K"])
+        #expect(fields["bytes"] == "67108864", "\(fields)")
     }
 
     @Test("a round trip has percentiles", arguments: ["loopback", "unix", "unix-threads"])

@@ -80,7 +80,7 @@ struct Perf: ParsableCommand {
     @Option(help: ArgumentHelp("Report the processor time of this process, a device's.", valueName: "pid"))
     var devicePid: Int32?
 
-    @Option(help: "Instead of a transport: unix (two processes), unix-threads or memory-copy.")
+    @Option(help: "Instead of a transport: unix (two processes), unix-threads, memory-copy or thread-copy.")
     var baseline: PerfBaseline?
 
     @Flag(help: "Report as one line of JSON.")
@@ -192,6 +192,11 @@ struct Perf: ParsableCommand {
             return PerfReport(
                 direction: "copy", transport: "memory", plan: plan, [PerfBaseline.copyMessages(plan)])
         }
+        if baseline == .threadCopy {
+            return PerfReport(
+                direction: "copy", transport: "memory of two threads", plan: plan,
+                [try PerfBaseline.handOverMessages(plan)])
+        }
         if baseline == .unix { return try measureProcesses(plan, direction) }
         var residentByteCount: UInt64?
         let peers = try join(plan) { residentByteCount = try deviceUsage()?.residentByteCount }
@@ -245,9 +250,15 @@ struct Perf: ParsableCommand {
             case .guestToHost, .hostToGuest: (.receive, .send)
             }
         let (peers, child) = try PerfPeers.unixProcesses(plan, roles.there)
+        let usage = try ProcessUsage(of: CurrentProcess.identifier)
         let meter = try peers.host.run(roles.here)
+        let end = try ProcessUsage(of: CurrentProcess.identifier)
         guard try child.wait() == .exited(0) else { throw Failure("the process at the other end failed") }
-        return PerfReport(direction: direction.rawValue, transport: peers.transport, plan: plan, [meter])
+        var report = PerfReport(direction: direction.rawValue, transport: peers.transport, plan: plan, [meter])
+        if roles.here == .receive {
+            report.receiverProcessorNanoseconds = end.processorNanoseconds - usage.processorNanoseconds
+        }
+        return report
     }
 
     // MARK: One side

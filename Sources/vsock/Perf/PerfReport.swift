@@ -22,6 +22,8 @@ struct PerfReport {
     var roundTrips: Histogram<UInt64>?
     /// Of the device's process, during the measurement.
     var deviceProcessorNanoseconds: UInt64?
+    /// Of the receiving process, of plain sockets.
+    var receiverProcessorNanoseconds: UInt64?
     /// Memory that the device's process has taken with the silent connections, for each of them.
     var deviceByteCountPerIdleConnection: Int?
 
@@ -55,8 +57,12 @@ struct PerfReport {
     var messagesPerSecond: Double {
         Double(roundTrips?.totalCount ?? byteCount / UInt64(messageByteCount)) / seconds
     }
-    private var deviceSecondsPerGiB: Double? {
-        deviceProcessorNanoseconds.map { Double($0) / 1e9 / (max(Double(byteCount), 1) / Double(1 << 30)) }
+    private var processorTimes: [(name: String, seconds: Double, secondsPerGiB: Double)] {
+        [("device", deviceProcessorNanoseconds), ("receiver", receiverProcessorNanoseconds)].compactMap { name, time in
+            guard let time else { return nil }
+            let seconds = Double(time) / 1e9
+            return (name, seconds, seconds / (max(Double(byteCount), 1) / Double(1 << 30)))
+        }
     }
 
     // MARK: For people
@@ -81,9 +87,9 @@ struct PerfReport {
         if let zeroCopySendCounts {
             lines.append("MSG_ZEROCOPY: \(zeroCopySendCounts.all) sends, \(zeroCopySendCounts.copied) copied")
         }
-        if let time = deviceProcessorNanoseconds, let each = deviceSecondsPerGiB {
+        for (name, seconds, each) in processorTimes {
             lines.append(
-                "device: \(Self.decimal(Double(time) / 1e9, 2)) s of processor time, \(Self.decimal(each, 3)) s a GiB")
+                "\(name): \(Self.decimal(seconds, 2)) s of processor time, \(Self.decimal(each, 3)) s a GiB")
         }
         if let count = deviceByteCountPerIdleConnection { lines.append("device: \(count) bytes an idle connection") }
         return lines.joined(separator: "\n")
@@ -121,9 +127,9 @@ struct PerfReport {
                 fields.append(("round_trip_ns_\(name)", "\(roundTrips.valueAtPercentile(percentile))"))
             }
         }
-        if let time = deviceProcessorNanoseconds, let each = deviceSecondsPerGiB {
-            fields.append(("device_cpu_seconds", Self.decimal(Double(time) / 1e9, 3)))
-            fields.append(("device_cpu_seconds_per_gib", Self.decimal(each, 6)))
+        for (name, seconds, each) in processorTimes {
+            fields.append(("\(name)_cpu_seconds", Self.decimal(seconds, 3)))
+            fields.append(("\(name)_cpu_seconds_per_gib", Self.decimal(each, 6)))
         }
         if let count = deviceByteCountPerIdleConnection {
             fields.append(("device_bytes_per_idle_connection", "\(count)"))
