@@ -3,7 +3,8 @@
 // One hostile VM among three of a `vsock serve`: the others lose no byte, and the process neither ends nor grows.
 //
 // VSOCK_ATTACK_SECONDS is how long each attack goes on; `make isolation` takes some seconds and prints what share of
-// their throughput the others keep.
+// their throughput the others keep: of what they have beside a VM that computes and leaves its device alone, for a
+// guest's own processor time is not the device's to limit, and of what they have beside an idle one.
 
 import Glibc
 import Testing
@@ -12,9 +13,24 @@ import VsockTestSupport
 
 @Suite struct IsolationTests {
     private static let seconds = getenv("VSOCK_ATTACK_SECONDS").flatMap { Double(String(cString: $0)) }
-    private static var attackNanoseconds: UInt64 { UInt64((seconds ?? 0.2) * 1e9) }
+    /// VSOCK_ATTACKS names those that are run, separated by commas; all of them without it.
+    private static let attacks: [Attack] = {
+        guard let names = getenv("VSOCK_ATTACKS").map({ String(cString: $0) }) else { return Attack.allCases }
+        return names.split(separator: ",").compactMap { Attack(rawValue: String($0)) }
+    }()
+    /// How long an attack, or what it is compared with, goes on at a time: they take turns.
+    private static let sliceNanoseconds: UInt64 = seconds == nil ? 200_000_000 : 1_000_000_000
     /// What a daemon may grow by under all attacks: buffers that are kept for reuse, and what the allocator keeps.
     private static let growthLimit = 32 << 20
+
+    /// What the third VM does while the two others are looked at.
+    private enum Neighbour: CaseIterable {
+        /// Nothing.
+        case idle
+        /// It has a processor to do, and nothing for its device.
+        case computing
+        case attacking
+    }
 
     @Test("whatever a VM does, the others lose no byte, and the daemon neither ends nor grows")
     func attacks() throws {
@@ -45,33 +61,47 @@ import VsockTestSupport
             return zip(received(), before).map { Double($0 - $1) / seconds }
         }
         let never = try EventNotifier()
-        func measure() {
+        func pause(until end: UInt64) {
+            let now = MonotonicClock.now()
             _ = try? DescriptorIO.waitUntilReady(
-                never.rawDescriptor, for: .readable, timeoutNanoseconds: Self.attackNanoseconds)
+                never.rawDescriptor, for: .readable, timeoutNanoseconds: end > now ? end - now : 0)
         }
 
         try poll { received().allSatisfy { $0 > 4 << 20 } }
         // Once each, so that what is kept for reuse is there.
         var random = SeededGenerator(seed: 1)
-        for attack in Attack.allCases {
+        for attack in Self.attacks {
             attack.run(target, until: MonotonicClock.now() + 50_000_000, random: &random)
         }
         let before = try DaemonFootprint(of: serve.processID)
-        for (seed, attack) in Attack.allCases.enumerated() {
+        for (seed, attack) in Self.attacks.enumerated() {
             var random = SeededGenerator(seed: UInt64(seed))
-            let alone = Self.seconds == nil ? [] : rates(measure)
-            let begin = MonotonicClock.now()
-            let attacked = rates {
-                attack.run(target, until: MonotonicClock.now() + Self.attackNanoseconds, random: &random)
+            var totals = Dictionary(uniqueKeysWithValues: Neighbour.allCases.map { ($0, [0.0, 0.0]) })
+            for _ in 0..<(Self.seconds.map { max(1, Int($0)) } ?? 1) {
+                for neighbour in Self.seconds == nil ? [.attacking] : Neighbour.allCases {
+                    let begin = MonotonicClock.now()
+                    let end = begin + Self.sliceNanoseconds
+                    let rates = rates {
+                        switch neighbour {
+                        case .idle: pause(until: end)
+                        case .computing: while MonotonicClock.now() < end {}
+                        case .attacking: attack.run(target, until: end, random: &random)
+                        }
+                    }
+                    try #require(MonotonicClock.now() - begin < testDeadline, "after \(attack) no monitor is served")
+                    totals[neighbour] = zip(totals[neighbour] ?? [], rates).map { $0 + $1 }
+                }
             }
-            try #require(MonotonicClock.now() - begin < testDeadline, "after \(attack) no monitor is served")
             let isAlive = kill(serve.processID, 0) == 0
             #expect(isAlive, "\(attack), seed \(seed)")
             let start = received()
             try poll { zip(received(), start).allSatisfy { $0 > $1 } }
             guard Self.seconds != nil else { continue }
-            let shares = zip(attacked, alone).map { Int(100 * $0 / max(1, $1)) }
-            print("\(attack.rawValue): \(shares.map { "\($0) %" }.joined(separator: ", "))")
+            func shares(of neighbour: Neighbour) -> String {
+                zip(totals[.attacking] ?? [], totals[neighbour] ?? []).map { "\(Int(100 * $0 / max(1, $1))) %" }
+                    .joined(separator: ", ")
+            }
+            print("\(attack.rawValue): \(shares(of: .computing)); against idle: \(shares(of: .idle))")
         }
         for traffic in others {
             let isWhole = try traffic.finish()

@@ -102,6 +102,23 @@ struct DeviceLimitTests {
         #expect(try silent[1].ready([.readable]).isEmpty)
     }
 
+    @Test("clients that leave without a word: after so many in a second the next waits until it is over")
+    func failedClients() throws {
+        let device = try TestDevice { $0.limits[.failedClients] = 2 }
+        let guest = try device.guest()
+        try guest.listen(.stream, port: 52)
+        let start = MonotonicClock.now()
+        for _ in 0..<2 { try device.client().close() }
+        try eventually { try device.counters().clientsFailed == 2 }
+        let next = try device.client()
+        try next.send("CONNECT 52\n")
+        _ = try guest.accept(port: 52)
+        #expect(try next.receiveLine()?.hasPrefix("OK ") == true)
+        #expect(MonotonicClock.now() - start >= 1_000_000_000)
+        #expect(try reachedCount(device, .failedClients) == 1)
+        #expect(try entry(device, .failedClients).current == 0)
+    }
+
     @Test("records that nobody reads: the connection is reset at the limit, the others go on")
     func queuedRecords() throws {
         let device = try TestDevice { $0.limits[.queuedRecords] = 10 }

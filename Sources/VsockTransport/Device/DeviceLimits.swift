@@ -17,6 +17,9 @@ public struct DeviceLimits: Sendable, Equatable {
         case halfOpen = "max-half-open"
         /// Programs on the host that have connected and not said CONNECT. More wait in the sockets' backlogs.
         case silentClients = "max-silent-clients"
+        /// Programs on the host that leave within one second without having said CONNECT, or lose their place: each of
+        /// them costs the thread of the device as much as some packets. Who comes then waits until the second is over.
+        case failedClients = "max-failed-clients"
         /// Bytes that connections may hold for readers who do not read. Each connection may hold its receive buffer, so
         /// this limits connections, too; it is never exceeded by what is there already.
         case queuedBytes = "max-queued-bytes"
@@ -37,6 +40,8 @@ public struct DeviceLimits: Sendable, Equatable {
             case .connections: EndpointConfiguration.defaultMaximumConnectionCount
             case .halfOpen: EndpointConfiguration.defaultMaximumHalfOpenCount
             case .silentClients: 256
+            // Some percent of a thread.
+            case .failedClients: 1000
             // All connections with the default buffer.
             case .queuedBytes: 4 << 30
             // As many as the default buffer has bytes.
@@ -55,6 +60,7 @@ public struct DeviceLimits: Sendable, Equatable {
             switch self {
             case .connections, .halfOpen: 1...1_000_000
             case .silentClients, .lingering: 1...100_000
+            case .failedClients: 1...1_000_000
             case .queuedBytes: 1 << 16...1 << 40
             case .queuedRecords: 1...1 << 30
             case .siblingMessages: 1...1 << 24

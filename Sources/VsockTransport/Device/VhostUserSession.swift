@@ -14,6 +14,8 @@ import VsockWire
 final class VhostUserSession: PollHandler, QueueNotifier {
     /// Virtio 1.0 and later; legacy drivers are not served.
     private static let versionOneFeature: UInt64 = 1 << 32
+    /// Messages before other VMs of the thread have their turn: a monitor can send them as fast as they are read.
+    private static let turnMessageCount = 16
 
     /// One queue, as far as the session knows it.
     private final class Queue {
@@ -115,7 +117,11 @@ final class VhostUserSession: PollHandler, QueueNotifier {
 
     private func serve() {
         do throws(SessionEnd) {
-            while watch != nil, let message = try readMessage() { try handle(message) }
+            // What is left makes the descriptor ready again.
+            for _ in 0..<Self.turnMessageCount {
+                guard watch != nil, let message = try readMessage() else { break }
+                try handle(message)
+            }
         } catch {
             if let reason = error.reason {
                 log.warning("monitor disconnected: \(reason)")

@@ -8,12 +8,17 @@ import VsockCore
 import VsockSystem
 
 extension VsockDevice {
+    /// How often a guest that posts buffers as fast as they are filled has them filled before other VMs of the thread
+    /// have their turn.
+    private static var roundLimit: Int { 4 }
+
     /// Hands the guest what there is for it, as far as its buffers go.
     func processReceiveQueue() {
         guard let buffers, let queue = receiveQueue, !isStarved else { return }
         do throws(VirtqueueError) {
             queue.ring.disableKicks()
-            while try hostSide.transmit(into: buffers) {
+            for _ in 0..<Self.roundLimit {
+                guard try hostSide.transmit(into: buffers) else { break }
                 publish(buffers)
                 guard queue.ring.enableKicks() else {
                     isStarved = true

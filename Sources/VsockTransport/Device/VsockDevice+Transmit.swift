@@ -18,6 +18,9 @@ extension VsockDevice {
     /// Bytes taken before that: the guest sends on while the next batch is written, instead of waiting for the credit of
     /// all that it may have in flight.
     private static var batchByteCount: Int { 128 * 1024 }
+    /// What counts as so many bytes because it takes as long: opening or closing a socket, or a walk along a chain that
+    /// leads nowhere.
+    private static var sideWorkByteCount: Int { 8 * 1024 }
 
     /// Takes a batch of packets from the guest; true when there are more.
     func processTransmitQueue() -> Bool {
@@ -52,9 +55,10 @@ extension VsockDevice {
                 counters.malformedChains += 1
                 if queue.ring.lastDefect == .tooManySegments { limits.reached(.chainSegments, now: loop.now) }
                 queue.ring.addUsed(head: head, writtenByteCount: 0)
+                byteCount += Self.sideWorkByteCount
             case .chain(let chain):
                 byteCount += chain.readableByteCount
-                receive(chain)
+                if receive(chain) { byteCount += Self.sideWorkByteCount }
                 // Shown to the driver with the batch: until then its memory is in use.
                 queue.ring.addUsed(head: chain.head, writtenByteCount: 0)
             }
@@ -71,19 +75,21 @@ extension VsockDevice {
         notifier?.notify(queue: QueueIndex.transmit)
     }
 
-    private func receive(_ chain: DescriptorChain) {
+    /// Whether it was about a connection as such.
+    private func receive(_ chain: DescriptorChain) -> Bool {
         guard let header = readHeader(chain),
             header.payloadByteCount <= PacketHeader.maximumPayloadByteCount,
             let payload = payloadSegments(chain, byteCount: Int(header.payloadByteCount))
         else {
             counters.malformedChains += 1
             log.debug("chain without a packet", metadata: ["bytes": "\(chain.readableByteCount)"])
-            return
+            return false
         }
         if header.payloadByteCount > 0 { alternation.sawPayload(.toHost) }
         let marker = segments.withUnsafeBuffer(payload) { SequenceHeader(header, payload: $0) }
         if let tap { segments.withUnsafeBuffer(payload) { tap.packet(header, $0, isOutgoing: false) } }
         hostSide.receive(header, marker: marker, payload: payload, in: segments)
+        return header.operation == .request || header.operation == .reset || header.operation == .shutdown
     }
 
     /// Copies the header out of guest memory; everything is decided on the copy.

@@ -137,6 +137,7 @@ final class VsockDevice: LoopTask {
         case .connections: return connections
         case .halfOpen: return (hybridHost?.endpoint.halfOpenCount ?? 0) + (siblings?.endpoint.halfOpenCount ?? 0)
         case .silentClients: return listener?.clientCount ?? 0
+        case .failedClients: return listener?.failureCount ?? 0
         // What the connections may come to hold is set aside for them.
         case .queuedBytes: return connections * Int(configuration.bufferByteCount)
         case .lingering: return hybridHost?.lingering.count ?? 0

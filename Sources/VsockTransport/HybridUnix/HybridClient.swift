@@ -14,6 +14,11 @@ final class HybridClient: PollHandler {
     private unowned let listener: HybridListener
     private var line: [UInt8] = []
     private var watch: Watch?
+    /// Neighbours in the listener's ``ClientQueue``.
+    var newer: HybridClient?
+    unowned(unsafe) var older: HybridClient?
+    /// Whether the listener has been told that there is something to read.
+    var isReady = false
     /// When the client connected.
     let start: Instant
     /// When the client is given up.
@@ -36,7 +41,8 @@ final class HybridClient: PollHandler {
     /// Starts to wait for the command.
     func start(_ loop: EventLoop) throws(SystemCallError) {
         guard let raw = descriptor?.rawValue else { return }
-        watch = try loop.watch(raw, [.readable, .readHangUp], self)
+        // All that is there is read, so that what comes later is an edge.
+        watch = try loop.watch(raw, [.readable, .readHangUp, .edgeTriggered], self)
     }
 
     /// Closes the socket.
@@ -53,7 +59,10 @@ final class HybridClient: PollHandler {
         return descriptor.take()
     }
 
-    override func ready(_ events: PollEvents) {
+    override func ready(_ events: PollEvents) { listener.ready(self) }
+
+    /// Reads what the client has said; nothing, if it has been closed meanwhile.
+    func read() {
         guard let raw = descriptor?.rawValue else { return }
         switch type == .stream ? readLine(raw) : readRecord(raw) {
         case .incomplete: break

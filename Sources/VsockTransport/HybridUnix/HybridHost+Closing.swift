@@ -107,6 +107,7 @@ extension HybridHost {
             gatheringSocket = nil
             gathering.removeAll()
         }
+        if socket.phase == .lingering { lingering.removeAll { $0 === socket } }
         socket.phase = .closed
         // Whoever is in the middle of this socket's data stops there.
         socket.isReadClosed = true
@@ -115,7 +116,6 @@ extension HybridHost {
         socket.backlog.removeAll()
         let slot = Int(socket.id.slot)
         if slot < sockets.count, sockets[slot] === socket { sockets[slot] = nil }
-        lingering.removeAll { $0 === socket }
         if let watch = socket.watch { loop.unwatch(watch, socket.descriptor.rawValue) }
         socket.watch = nil
         shutdown(socket, .both)

@@ -31,7 +31,8 @@ extension HybridHost {
     func transmit(into buffers: GuestBuffers) throws(VirtqueueError) -> Bool {
         if try buffers.transmitControl(of: &endpoint) { return true }
         requeueWritable()
-        for _ in 0..<readyQueue.count {
+        let end = endpoint.counters.transmittedBytes + Self.roundByteCount
+        for _ in 0..<readyQueue.count where endpoint.counters.transmittedBytes < end {
             guard let slot = readyQueue.popFirst() else { break }
             guard let socket = sockets[slot] else { continue }
             socket.isQueued = false

@@ -20,6 +20,8 @@ final class HybridHost: DeviceHost {
     /// Bytes that one socket may send to the guest before the next has its turn and the guest is told. It reads them, from
     /// caches that still hold them, while more is read from the host.
     static let turnByteCount = 64 * 1024
+    /// Bytes that all of them may send before the guest's packets and other VMs of the thread have their turn.
+    static let roundByteCount = 1 << 20
     /// Largest record taken from a host program: far above what a Unix socket carries with the kernel's defaults.
     static let maximumRecordByteCount = 16 << 20
 

@@ -12,6 +12,9 @@ import VsockWire
 final class HybridListener: LoopTask {
     /// When clients wait, the oldest one is closed once it has been silent for so long.
     static let patienceNanoseconds: UInt64 = 1_000_000_000
+    /// Clients that are accepted, listened to or closed before other VMs of the thread have their turn. One costs about
+    /// as much as 8 KiB of payload.
+    static let turnClientCount = 16
 
     private let loop: EventLoop
     private let log: Logger
@@ -25,12 +28,15 @@ final class HybridListener: LoopTask {
     }
 
     private var entries: [Entry] = []
-    /// Oldest first, so that the first has the earliest deadline.
-    private var clients: [HybridClient] = []
+    /// All have the same patience, so that the first has the earliest deadline.
+    private var clients = ClientQueue()
+    /// Clients that have said something, or have left, and have not been looked at.
+    private var readyClients: [HybridClient] = []
     /// Descriptors ran out: accepting waits until one is closed.
     private var isStalled = false
     /// There are as many clients as there may be: accepting waits until one has spoken or has lost its place.
     private var isFull = false
+    private var failures = FailureRate()
 
     /// Binds both sockets with `mode` and `owner`; none is left behind when the second cannot be bound.
     init(
@@ -53,16 +59,25 @@ final class HybridListener: LoopTask {
 
     /// Clients that have not said CONNECT.
     var clientCount: Int { clients.count }
-    /// Bytes that they have said.
-    var partialByteCount: Int { clients.reduce(0) { $0 + $1.partialByteCount } }
+    /// Clients that have failed in the second at hand.
+    var failureCount: Int { failures.count(at: loop.now) }
+    /// Bytes that clients have said.
+    var partialByteCount: Int {
+        var (count, next) = (0, clients.first)
+        while let client = next {
+            count += client.partialByteCount
+            next = client.newer
+        }
+        return count
+    }
 
     /// Closes the clients and stops listening.
     func stop() {
         for entry in entries { loop.unwatch(entry.watch, entry.listener.rawDescriptor) }
         // Closes the sockets and removes their files.
         entries = []
-        for client in clients { client.close(loop) }
-        clients = []
+        while let client = clients.first { drop(client) }
+        readyClients = []
         loop.forget(self)
     }
 
@@ -74,80 +89,114 @@ final class HybridListener: LoopTask {
     }
 
     override func run() -> Bool {
+        var budget = Self.turnClientCount
+        while budget > 0, let first = clients.first, first.deadline <= loop.now {
+            log.debug("client said nothing in time")
+            fail(first)
+            budget -= 1
+        }
+        serveReady(&budget)
         isFull = false
-        for entry in entries { accept(entry.listener, entry.type) }
+        for entry in entries { accept(entry.listener, entry.type, &budget) }
         updateDeadline()
-        return false
+        return budget == 0
     }
 
     override func deadlinePassed() {
-        while let first = clients.first, first.deadline <= loop.now {
-            log.debug("client said nothing in time")
-            remove(first)
-            first.close(loop)
-            host.counters.clientsFailed += 1
-        }
-        if isFull {
-            // Looked at anew when accepting; a deadline that has passed must not be set again.
-            isFull = false
-            loop.schedule(self)
-        }
         // Descriptors may have become free elsewhere in the process.
-        resume()
-        updateDeadline()
+        isStalled = false
+        loop.schedule(self)
+    }
+
+    // MARK: From a client
+
+    /// There is something to read from a client.
+    func ready(_ client: HybridClient) {
+        guard !client.isReady else { return }
+        client.isReady = true
+        readyClients.append(client)
+        loop.schedule(self)
     }
 
     /// A client wants a port of the guest.
     func asked(_ client: HybridClient, type: SocketType, port: UInt32) {
-        remove(client)
+        clients.remove(client)
         guard let descriptor = client.takeDescriptor(loop) else { return }
         host.connectToGuest(descriptor, type: type, port: port)
-        updateDeadline()
     }
 
     /// A client has left, or does not speak the protocol.
     func failed(_ client: HybridClient, _ defect: ConnectCommand.Defect?) {
         if let defect { log.debug("client refused", metadata: ["reason": "\(defect)"]) }
-        host.counters.clientsFailed += 1
-        remove(client)
-        client.close(loop)
-        updateDeadline()
+        fail(client)
     }
 
-    private func remove(_ client: HybridClient) {
-        clients.removeAll { $0 === client }
-        if isFull { loop.schedule(self) }
+    // MARK: Parts of a turn
+
+    private func serveReady(_ budget: inout Int) {
+        let count = min(budget, readyClients.count)
+        for client in readyClients[..<count] {
+            client.isReady = false
+            client.read()
+        }
+        readyClients.removeFirst(count)
+        budget -= count
+    }
+
+    private func fail(_ client: HybridClient) {
+        host.counters.clientsFailed += 1
+        countFailure()
+        drop(client)
+    }
+
+    private func countFailure() {
+        failures.add(at: loop.now)
+        if failures.count(at: loop.now) == host.limits[.failedClients] {
+            host.limits.reached(.failedClients, now: loop.now)
+        }
+    }
+
+    private func drop(_ client: HybridClient) {
+        clients.remove(client)
+        client.close(loop)
+        isStalled = false
     }
 
     private func updateDeadline() {
-        let stalled = isStalled ? loop.now.advanced(byNanoseconds: Self.patienceNanoseconds) : nil
-        let full = isFull ? clients.first?.start.advanced(byNanoseconds: Self.patienceNanoseconds) : nil
-        loop.setDeadline([clients.first?.deadline, stalled, full].compactMap { $0 }.min(), for: self)
+        let patience = Self.patienceNanoseconds
+        let stalled = isStalled ? loop.now.advanced(byNanoseconds: patience) : nil
+        let full = isFull ? clients.first?.start.advanced(byNanoseconds: patience) : nil
+        let slowed = mustSlowDown ? failures.end : nil
+        loop.setDeadline([clients.first?.deadline, stalled, full, slowed].compactMap { $0 }.min(), for: self)
     }
+
+    /// So many clients have failed that the next ones wait until the second is over.
+    private var mustSlowDown: Bool { failureCount >= host.limits[.failedClients] }
 
     /// Whether one more client can be taken: perhaps in the place of the oldest, if one waits.
     private func makeRoom(_ listener: UnixListener) -> Bool {
+        guard !mustSlowDown else { return false }
         guard clients.count >= host.limits[.silentClients], let oldest = clients.first else { return true }
         let waiting = try? DescriptorIO.waitUntilReady(
             listener.rawDescriptor, for: .readable, timeoutNanoseconds: 0)
         guard waiting?.isEmpty == false else { return false }
+        host.limits.reached(.silentClients, now: loop.now)
         guard oldest.start.advanced(byNanoseconds: Self.patienceNanoseconds) <= loop.now else {
             isFull = true
-            host.limits.reached(.silentClients, now: loop.now)
             return false
         }
         log.debug("silent client closed in favour of a new one")
         host.counters.clientsTurnedAway += 1
-        host.limits.reached(.silentClients, now: loop.now)
-        remove(oldest)
-        oldest.close(loop)
+        countFailure()
+        drop(oldest)
         return true
     }
 
-    private func accept(_ listener: UnixListener, _ type: SocketType) {
-        while makeRoom(listener) {
+    private func accept(_ listener: UnixListener, _ type: SocketType, _ budget: inout Int) {
+        while budget > 0, !isStalled, makeRoom(listener) {
             do throws(SystemCallError) {
                 guard let descriptor = try listener.accept() else { break }
+                budget -= 1
                 let deadline = loop.now.advanced(byNanoseconds: clientTimeoutNanoseconds)
                 let client = HybridClient(
                     descriptor, type: type, listener: self, start: loop.now, deadline: deadline)
@@ -166,5 +215,24 @@ final class HybridListener: LoopTask {
         private unowned let listener: HybridListener
         init(_ listener: HybridListener) { self.listener = listener }
         override func ready(_ events: PollEvents) { listener.loop.schedule(listener) }
+    }
+}
+
+/// Clients that have failed in one second after another.
+private struct FailureRate {
+    private static let secondNanoseconds: UInt64 = 1_000_000_000
+
+    private var count = 0
+    /// When the second is over.
+    private(set) var end = Instant(nanoseconds: 0)
+
+    func count(at now: Instant) -> Int { now < end ? count : 0 }
+
+    mutating func add(at now: Instant) {
+        if now >= end {
+            count = 0
+            end = now.advanced(byNanoseconds: Self.secondNanoseconds)
+        }
+        count += 1
     }
 }

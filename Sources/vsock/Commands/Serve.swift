@@ -80,6 +80,13 @@ struct Serve: ParsableCommand {
             valueName: "µs"))
     var busyPollMicroseconds: UInt32 = UInt32(DeviceDaemon.defaultBusyPollNanoseconds / 1000)
 
+    @Option(
+        help: """
+            Threads at most, as many as processors without it. VMs that share one take turns; one for each VM leaves it \
+            to the kernel to share the processors among them.
+            """)
+    var threads = ResourceLimits.processorCount
+
     @Option(help: "A Unix socket to create, for vsock ss; only its owner can connect.")
     var control: String?
 
@@ -122,6 +129,7 @@ struct Serve: ParsableCommand {
     var isSandboxed = true
 
     func validate() throws {
+        guard threads > 0 else { throw ValidationError("--threads is at least 1") }
         guard captureSnapLength >= PacketCapture.minimumSnapLength else {
             throw ValidationError("--capture-snaplen is at least \(PacketCapture.minimumSnapLength), for the headers")
         }
@@ -146,7 +154,7 @@ struct Serve: ParsableCommand {
         let captures = try DeviceCaptures(opening: &configurations, log: log)
         if isSandboxed { enterSandbox(configurations) }
         let daemon = try DeviceDaemon(
-            configurations, workerLimit: ResourceLimits.processorCount,
+            configurations, workerLimit: threads,
             busyPollNanoseconds: UInt64(busyPollMicroseconds) * 1000, log: log)
         let server: ControlServer?
         do {
