@@ -59,6 +59,8 @@ longest() {
 
 # Sockets of host programs are files.
 [ ! -d /dev/shm ] || export TMPDIR=/dev/shm
+# What a device frees after an input stays for the next one: from the kernel it would come page by page.
+export GLIBC_TUNABLES=glibc.malloc.trim_threshold=268435456:glibc.malloc.mmap_threshold=67108864
 for target in "${targets[@]}"; do
     fuzzer=$scratch/$configuration/$(program "$target")
     mkdir -p ".build/fuzz/$target" "Fuzzing/FailCases/$target" "Fuzzing/Corpus/$target"
@@ -66,7 +68,8 @@ for target in "${targets[@]}"; do
     echo "$target: $seconds s"
     if ! "$fuzzer" ".build/fuzz/$target" "Fuzzing/Corpus/$target" "Fuzzing/FailCases/$target" \
         -artifact_prefix="Fuzzing/FailCases/$target/" -max_total_time="$seconds" -max_len="$(longest "$target")" \
-        -timeout="${FUZZ_TIMEOUT:-1}" -rss_limit_mb=2048 -print_funcs=0 -print_final_stats=1 >"$log" 2>&1; then
+        -timeout="${FUZZ_TIMEOUT:-1}" -rss_limit_mb=2048 -reduce_inputs=0 -print_funcs=0 -print_final_stats=1 \
+        >"$log" 2>&1; then
         grep -vE '^#[0-9]' "$log" | tail -n 60 >&2
         input=$(sed -n 's/.*Test unit written to //p' "$log" | tail -n 1)
         echo "$target: found something; again with" >&2

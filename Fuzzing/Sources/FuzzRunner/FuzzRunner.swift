@@ -11,6 +11,10 @@ package final class FuzzRunner: @unchecked Sendable {
 
     private let target: FuzzTarget
     private let bench = FuzzBench()
+    /// Which of the descriptors from 0 on are open between inputs; as far as an input with a few of them comes.
+    private var isOpenBetween: [Bool] = []
+
+    private static let watchedFreeCount = 2
 
     /// A runner that has made what is used from one input to the next.
     package init(_ target: FuzzTarget) {
@@ -23,23 +27,29 @@ package final class FuzzRunner: @unchecked Sendable {
 
     /// Runs an input; does not come back from one that breaks a rule or loses a descriptor.
     package func runOrTrap(_ bytes: UnsafeRawPointer?, _ count: Int) -> CInt {
-        // libFuzzer opens some between inputs.
-        let lowest = target.usesDescriptors ? Self.lowestFreeDescriptor() : 0
+        if target.usesDescriptors { watchDescriptors() }
         do throws(FuzzFinding) {
             try target.run(UnsafeRawBufferPointer(start: bytes, count: count), on: bench)
         } catch {
             fatalError("\(target.rawValue): \(error)")
         }
-        guard !target.usesDescriptors || Self.lowestFreeDescriptor() == lowest else {
-            fatalError("\(target.rawValue): a descriptor is lost")
+        for (descriptor, wasOpen) in isOpenBetween.enumerated() where Self.isOpen(descriptor) != wasOpen {
+            fatalError("\(target.rawValue): descriptor \(descriptor) \(wasOpen ? "was not the input's" : "is lost")")
         }
         return 0
     }
 
-    /// Rises when a descriptor is not closed; falls when one is closed that was not the target's.
-    private static func lowestFreeDescriptor() -> CInt {
-        let descriptor = dup(STDERR_FILENO)
-        close(descriptor)
-        return descriptor
+    /// Looks again when libFuzzer has opened one.
+    private func watchDescriptors() {
+        if let lowestFree = isOpenBetween.firstIndex(of: false), !Self.isOpen(lowestFree) { return }
+        isOpenBetween = []
+        var freeCount = 0
+        while freeCount < Self.watchedFreeCount {
+            let isOpen = Self.isOpen(isOpenBetween.count)
+            isOpenBetween.append(isOpen)
+            if !isOpen { freeCount += 1 }
+        }
     }
+
+    private static func isOpen(_ descriptor: Int) -> Bool { fcntl(CInt(descriptor), F_GETFD) >= 0 }
 }

@@ -18,9 +18,10 @@ package final class FuzzBench {
     private var loop: EventLoop?
     private var directory: TemporaryDirectory?
     private var shared: SharedMemory?
-    private var notifier: EventNotifier?
+    private var eventNotifier: EventNotifier?
 
-    package init() {}
+    /// A descriptor that is to be signalled may be one whose reader is gone.
+    package init() { SignalReceiver.ignoreBrokenPipe() }
 
     private static func keep<Value, Failure>(
         _ place: inout Value?, _ make: () throws(Failure) -> Value
@@ -57,18 +58,22 @@ package final class FuzzBench {
         try Self.keep(&directory) { () throws(SystemCallError) in try TemporaryDirectory(prefix: "fuzz") }
     }
 
-    /// Memory with a descriptor, zeroed.
-    func cleanSharedMemory() throws(SystemCallError) -> SharedMemory {
-        let shared = try Self.keep(&shared) { () throws(SystemCallError) in
+    /// Memory with a descriptor, as the last input left it.
+    func sharedMemory() throws(SystemCallError) -> SharedMemory {
+        try Self.keep(&shared) { () throws(SystemCallError) in
             try SharedMemory(name: "fuzz", byteCount: Self.sharedByteCount)
         }
-        shared.mapping.base.initializeMemory(as: UInt8.self, repeating: 0, count: Self.sharedByteCount)
+    }
+
+    static func cleared(_ shared: SharedMemory) -> SharedMemory {
+        shared.mapping.base.initializeMemory(as: UInt8.self, repeating: 0, count: sharedByteCount)
         return shared
     }
 
-    /// An eventfd without a signal.
-    func silentNotifier() throws(SystemCallError) -> EventNotifier {
-        let notifier = try Self.keep(&notifier, EventNotifier.init)
+    /// An eventfd, as the last input left it.
+    func notifier() throws(SystemCallError) -> EventNotifier { try Self.keep(&eventNotifier, EventNotifier.init) }
+
+    static func silenced(_ notifier: EventNotifier) -> EventNotifier {
         notifier.drain()
         return notifier
     }

@@ -44,8 +44,11 @@ enum SessionFuzz {
 private final class HostileMonitor {
     private let session: VhostUserSession
     private var socket: OwnedFileDescriptor?
-    private let memory: SharedMemory
-    private let notifier: EventNotifier
+    private let shared: SharedMemory
+    private let signal: EventNotifier
+    /// What an input does not use need not be as new.
+    private lazy var memory = FuzzBench.cleared(shared)
+    private lazy var notifier = FuzzBench.silenced(signal)
     /// The file of GET_INFLIGHT_FD.
     private var record: OwnedFileDescriptor?
     /// A socket that no message wants, but for the back-end's channel.
@@ -57,8 +60,8 @@ private final class HostileMonitor {
 
     init(_ fuzz: DeviceUnderFuzz, _ bench: FuzzBench) throws(SystemCallError) {
         let pair = try UnixSocket.makePair(.stream, nonBlocking: true)
-        memory = try bench.cleanSharedMemory()
-        notifier = try bench.silentNotifier()
+        shared = try bench.sharedMemory()
+        signal = try bench.notifier()
         session = try VhostUserSession(pair.first, device: fuzz.device, loop: fuzz.loop, log: fuzz.log) {
             [end] in end.hasCome = true
         }
@@ -85,7 +88,13 @@ private final class HostileMonitor {
         for piece in [message[..<middle], message[middle...]] where !piece.isEmpty && !hasEnded {
             send(piece, descriptors)
         }
-        receiveReply()
+        if Self.isAnswered(message) { receiveReply() }
+    }
+
+    /// Whether a reply may have come: to a request that has one of its own, or that says need_reply.
+    private static func isAnswered(_ message: [UInt8]) -> Bool {
+        guard message.count >= MessageHeader.byteCount else { return true }
+        return message[4] & 8 != 0 || FrontendMessageType(rawValue: UInt32(message[0]))?.hasOwnReply ?? true
     }
 
     private func send(_ bytes: ArraySlice<UInt8>, _ descriptors: [Int32]) {
@@ -181,22 +190,34 @@ private final class HostileMonitor {
         send(requests, omitting: omitted)
     }
 
-    /// All of them in one go, but for those whose bit says so.
+    /// All of them before the session reads any, but for those whose bit says so. A request with a descriptor begins a
+    /// new piece of the stream, because descriptors come with the first byte of one.
     private func send(_ requests: [FrontendRequest], omitting omitted: UInt16) {
         guard let raw = socket?.rawValue, !hasEnded else { return }
-        for (index, request) in requests.enumerated() where (omitted >> (index % 16)) & 1 == 0 {
-            var session = FrontendSession()
-            let descriptors: [Int32] =
-                switch request {
-                case .setMemoryTable: [memory.rawDescriptor]
-                case .setInflight: [record?.rawValue ?? memory.rawDescriptor]
-                case .setKick: [notifier.rawDescriptor]
-                default: []
-                }
-            _ = session.send(request).bytes.withUnsafeBytes {
-                DescriptorIO.sendMessage(raw, from: $0, descriptors: descriptors)
-            }
+        var piece: [UInt8] = []
+        var descriptors: [Int32] = []
+        func sendPiece() {
+            guard !piece.isEmpty else { return }
+            _ = piece.withUnsafeBytes { DescriptorIO.sendMessage(raw, from: $0, descriptors: descriptors) }
+            piece.removeAll(keepingCapacity: true)
+            descriptors = []
         }
+        for (index, request) in requests.enumerated() where (omitted >> (index % 16)) & 1 == 0 {
+            let wanted: Int32? =
+                switch request {
+                case .setMemoryTable: memory.rawDescriptor
+                case .setInflight: record?.rawValue ?? memory.rawDescriptor
+                case .setKick: notifier.rawDescriptor
+                default: nil
+                }
+            if let wanted {
+                sendPiece()
+                descriptors = [wanted]
+            }
+            var session = FrontendSession()
+            piece += session.send(request).bytes
+        }
+        sendPiece()
         session.ready(.readable)
     }
 
