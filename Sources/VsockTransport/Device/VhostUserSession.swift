@@ -18,7 +18,7 @@ final class VhostUserSession: PollHandler, QueueNotifier {
     private static let turnMessageCount = 16
 
     /// One queue, as far as the session knows it.
-    private final class Queue {
+    final class Queue {
         var kick: OwnedFileDescriptor?
         var kickWatch: Watch?
         var call: OwnedFileDescriptor?
@@ -34,20 +34,20 @@ final class VhostUserSession: PollHandler, QueueNotifier {
     }
 
     private let descriptor: OwnedFileDescriptor
-    private let device: VsockDevice
-    private let loop: EventLoop
-    private let log: Logger
+    let device: VsockDevice
+    let loop: EventLoop
+    let log: Logger
     private let ended: () -> Void
     private var watch: Watch?
-    private var session: BackendSession
+    var session: BackendSession
     private var reader = MessageReader()
-    private var received = DescriptorList()
-    private var mappings: [(region: MemoryRegion, mapping: MemoryMapping)] = []
-    private let queues = (0..<VsockDevice.QueueIndex.count).map { _ in Queue() }
+    var received = DescriptorList()
+    var mappings: [(region: MemoryRegion, mapping: MemoryMapping)] = []
+    let queues = (0..<VsockDevice.QueueIndex.count).map { _ in Queue() }
     /// Where what is in flight is recorded, if the monitor wants that.
-    private var inflight: InflightMemory?
+    var inflight: InflightMemory?
     /// Memory for that record, to be sent with the reply at hand.
-    private var createdInflight: SharedMemory?
+    var createdInflight: SharedMemory?
     /// User Mode Linux takes its device away when this is closed.
     private var backendChannel: OwnedFileDescriptor?
 
@@ -244,200 +244,5 @@ final class VhostUserSession: PollHandler, QueueNotifier {
             break
         }
         return .success
-    }
-
-    // MARK: Memory
-
-    private func setMemory(_ regions: [MemoryRegion]) -> BackendResult {
-        var table: [(MemoryRegion, MemoryMapping)] = []
-        for (index, region) in regions.enumerated() {
-            guard let mapping = map(region, received.take(at: index)) else { return .failure }
-            table.append((region, mapping))
-        }
-        mappings = table
-        return applyMemory()
-    }
-
-    private func addMemory(_ region: MemoryRegion) -> BackendResult {
-        guard let mapping = map(region, received.take(at: 0)) else { return .failure }
-        mappings.append((region, mapping))
-        return applyMemory()
-    }
-
-    private func map(_ region: MemoryRegion, _ descriptor: consuming OwnedFileDescriptor?) -> MemoryMapping? {
-        guard let descriptor = descriptor, let byteCount = Int(exactly: region.byteCount) else { return nil }
-        do throws(SystemCallError) {
-            return try MemoryMapping(
-                descriptor: descriptor.rawValue, offset: region.mmapOffset, byteCount: byteCount)
-        } catch {
-            log.error("guest memory cannot be mapped", metadata: ["error": "\(error)"])
-            return nil
-        }
-    }
-
-    private func makeInflight(_ area: InflightArea) -> BackendResult {
-        let configuration = session.configuration
-        guard (1...configuration.queueCount).contains(area.queueCount),
-            (1...configuration.maxQueueSize).contains(area.queueSize)
-        else { return .failure }
-        do throws(SystemCallError) {
-            let byteCount = InflightMemory.byteCount(area)
-            createdInflight = try SharedMemory(name: "vsock-inflight", byteCount: byteCount)
-            return .inflight(
-                InflightArea(
-                    byteCount: UInt64(byteCount), queueCount: area.queueCount, queueSize: area.queueSize))
-        } catch {
-            log.error("no memory for what is in flight", metadata: ["error": "\(error)"])
-            return .failure
-        }
-    }
-
-    private func setInflight(
-        _ area: InflightArea, _ descriptor: consuming OwnedFileDescriptor?
-    ) -> BackendResult {
-        guard let descriptor = descriptor else { return .failure }
-        do throws(SystemCallError) {
-            inflight = try InflightMemory(area, descriptor: descriptor.rawValue)
-            for queue in queues { queue.resubmitsInflight = !queue.isRunning }
-            return .success
-        } catch {
-            log.error("the record of what is in flight is refused", metadata: ["error": "\(error)"])
-            return .failure
-        }
-    }
-
-    /// Replaces the device's view of guest memory; queues that run go on in the new one.
-    private func applyMemory() -> BackendResult {
-        do throws(GuestMemoryError) {
-            let memory = try GuestMemory(
-                regions: mappings.map { entry in
-                    GuestMemory.Region(
-                        guestAddress: entry.region.guestAddress, byteCount: entry.region.byteCount,
-                        userAddress: entry.region.userAddress, base: entry.mapping.base, owner: entry.mapping)
-                })
-            let running = queues.indices.filter { queues[$0].isRunning }
-            let bases = running.map { stopQueue($0) ?? 0 }
-            device.setMemory(memory)
-            for (queue, base) in zip(running, bases) {
-                queues[queue].pausedBase = base
-                startQueue(queue, base: base, isContinued: true)
-            }
-            return .success
-        } catch {
-            log.error("guest memory refused", metadata: ["error": "\(error)"])
-            return .failure
-        }
-    }
-
-    // MARK: Queues
-
-    /// Starts and stops queues as their states now demand.
-    private func reconcile() {
-        for index in 0..<VsockDevice.QueueIndex.count {
-            let state = session.queues[index]
-            let queue = queues[index]
-            let shouldRun = state.isRunning && device.memory != nil && !queue.isBroken
-            if shouldRun, !queue.isRunning {
-                startQueue(index, base: queue.pausedBase ?? state.base, isContinued: false)
-            } else if !shouldRun, queue.isRunning {
-                queue.pausedBase = stopQueue(index)
-            }
-            if !state.isStarted {
-                // Whatever starts it next says where it begins.
-                queue.pausedBase = nil
-                queue.isBroken = false
-            }
-        }
-    }
-
-    private func startQueue(_ index: Int, base: UInt16, isContinued: Bool) {
-        let state = session.queues[index]
-        guard let memory = device.memory, let addresses = state.addresses else { return }
-        do throws(VirtqueueError) {
-            let layout = try VirtqueueLayout(
-                size: state.size, descriptorTable: addresses.descriptorTable, availableRing: addresses.availableRing,
-                usedRing: addresses.usedRing, space: .user, memory: memory)
-            let ring = DeviceQueue(
-                layout: layout, features: VirtqueueFeatures(negotiated: session.features),
-                owner: QueueMemory(memory, inflight), startIndex: base, inflight: inflight?.region(index),
-                resubmits: queues[index].resubmitsInflight)
-            queues[index].isRunning = true
-            queues[index].resubmitsInflight = false
-            queues[index].pausedBase = nil
-            let features = VsockFeatures(rawValue: session.features)
-            device.startQueue(
-                index, ring: ring, base: base, isSeqpacketNegotiated: features.contains(.seqpacket),
-                isContinued: isContinued,
-                awaitsEventQueue: session.queues[VsockDevice.QueueIndex.event].isConfigured)
-            log.debug("queue started", metadata: ["queue": "\(index)", "size": "\(state.size)", "base": "\(base)"])
-        } catch {
-            log.error("queue cannot be used", metadata: ["queue": "\(index)", "error": "\(error)"])
-        }
-    }
-
-    private func stopQueue(_ index: Int) -> UInt16? {
-        guard queues[index].isRunning else { return nil }
-        queues[index].isRunning = false
-        return device.stopQueue(index)
-    }
-
-    // MARK: Descriptors of queues
-
-    private func setKick(_ queue: Int, _ descriptor: consuming OwnedFileDescriptor?) {
-        queues[queue].kick = descriptor
-        guard let kick = queues[queue].kick?.rawValue else { return }
-        do throws(SystemCallError) {
-            // Each write to an eventfd is an edge, so that its count need not be read; a pipe would fill up.
-            let drains = EventNotifier.needsDraining(kick)
-            queues[queue].kickWatch = try loop.watch(
-                kick, drains ? .readable : [.readable, .edgeTriggered], KickHandler(kick, self, queue, drains: drains))
-        } catch {
-            log.error("kicks cannot be watched", metadata: ["queue": "\(queue)", "error": "\(error)"])
-        }
-    }
-
-    private func stopKicks(_ queue: Int) {
-        if let watch = queues[queue].kickWatch, let kick = queues[queue].kick?.rawValue { loop.unwatch(watch, kick) }
-        queues[queue].kickWatch = nil
-        queues[queue].kick = nil
-    }
-
-    /// The descriptor that came with a message, to be signalled. It may be a pipe that nobody reads: a monitor must
-    /// not be able to stop this thread, which serves other VMs, too.
-    private func takeNotifier() -> OwnedFileDescriptor? {
-        guard let notifier = received.take(at: 0) else { return nil }
-        try? DescriptorIO.setNonBlocking(notifier.rawValue)
-        return notifier
-    }
-
-    private func kicked(_ queue: Int, _ drained: IOResult) {
-        device.kicked(queue)
-        switch drained {
-        case .count(0), .failed:
-            // A pipe whose writer is gone is readable for ever.
-            log.warning("kick descriptor is dead", metadata: ["queue": "\(queue)"])
-            stopKicks(queue)
-        case .count, .wouldBlock:
-            break
-        }
-    }
-
-    /// The driver has made buffers available.
-    private final class KickHandler: PollHandler {
-        private let descriptor: Int32
-        private unowned let session: VhostUserSession
-        private let queue: Int
-        private let drains: Bool
-
-        init(_ descriptor: Int32, _ session: VhostUserSession, _ queue: Int, drains: Bool) {
-            self.descriptor = descriptor
-            self.session = session
-            self.queue = queue
-            self.drains = drains
-        }
-
-        override func ready(_ events: PollEvents) {
-            session.kicked(queue, drains ? EventNotifier.drain(descriptor) : .wouldBlock)
-        }
     }
 }
