@@ -59,10 +59,12 @@ import VsockWire
         let firstLook = start + UInt64(Self.seconds * 1e9 / (Self.wanted == nil ? 3 : 15))
         var first: DaemonFootprint?
         var connectionCount = 0
+        // Two seconds without an answer: that happens to a busy machine, and must leave nothing behind either.
+        var timeoutCount = 0
         var guestCount = 0
         while MonotonicClock.now() < end || connectionCount < Self.minimumCount {
             // A guest is gone, for the daemon, with the last reference to it.
-            connectionCount += try live(hostListener, &random)
+            connectionCount += try live(hostListener, &random, &timeoutCount)
             guestCount += 1
             if first == nil, MonotonicClock.now() >= firstLook { first = try settled(serve) }
         }
@@ -72,17 +74,17 @@ import VsockWire
             let seconds = (MonotonicClock.now() - start) / 1_000_000_000
             print(
                 """
-                \(connectionCount) connections, \(guestCount) guests in \(seconds) s, seed \(seed); \
-                first \(before), at the end \(after)
+                \(connectionCount) connections, \(timeoutCount) given up, \(guestCount) guests in \(seconds) s, \
+                seed \(seed); first \(before), at the end \(after)
                 """)
         }
         #expect(after.descriptorCount <= before.descriptorCount, "seed \(seed)")
-        let tolerance = Self.wanted == nil ? Self.startTolerance : 0
-        for (first, last) in [
-            (before.anonymousByteCount, after.anonymousByteCount), (before.residentByteCount, after.residentByteCount),
-        ] {
-            #expect(last <= first + max(tolerance, first / 20), "seed \(seed): \(before), then \(after)")
-        }
+        // What is in memory of its files is the kernel's choice.
+        let tolerance = max(Self.wanted == nil ? Self.startTolerance : 0, before.anonymousByteCount / 20)
+        #expect(
+            after.anonymousByteCount <= before.anonymousByteCount + tolerance,
+            "seed \(seed): \(before), then \(after)")
+        #expect(timeoutCount <= connectionCount / 10_000, "seed \(seed)")
         try serve.kill(SIGTERM)
         #expect(try serve.finish().status == 0)
     }
@@ -90,7 +92,9 @@ import VsockWire
     private func wantedSeed() -> Int { getenv("VSOCK_SOAK_SEED").flatMap { Int(String(cString: $0)) } ?? 1 }
 
     /// The life of one guest: connections that end, and at last some that are open when it is killed. Returns how many.
-    private func live(_ hostListener: UnixListener, _ random: inout SeededGenerator) throws -> Int {
+    private func live(
+        _ hostListener: UnixListener, _ random: inout SeededGenerator, _ timeoutCount: inout Int
+    ) throws -> Int {
         var started: Guest?
         // The daemon sees the end of the guest before this one when it gets to it.
         try poll {
@@ -98,12 +102,17 @@ import VsockWire
             return started != nil
         }
         let guest = try #require(started)
+        // The other end of a connection that was given up.
+        while let late = try hostListener.accept() { _ = consume late }
         var count = 0
         while count < Self.connectionsPerGuest {
-            try connectAndClose(guest, hostListener, &random)
+            guard try connectAndClose(guest, hostListener, &random) else {
+                timeoutCount += 1
+                break
+            }
             count += 1
         }
-        let open = try (0..<20).map { _ in try connect(guest, hostListener, &random) }
+        let open = try (0..<20).compactMap { _ in try connect(guest, hostListener, &random) }
         guest.driver.stop()
         return count + open.count
     }
@@ -119,30 +128,36 @@ import VsockWire
         return last
     }
 
-    /// A connection that one side or the other has asked for: the guest's end, and the host's.
+    /// A connection that one side or the other has asked for: the guest's end, and the host's; nil when its time was up.
     private func connect(
         _ guest: Guest, _ hostListener: UnixListener, _ random: inout SeededGenerator
-    ) throws -> (any ConnectibleSocket, SharedFileDescriptor) {
+    ) throws -> (any ConnectibleSocket, SharedFileDescriptor)? {
         if Bool.random(using: &random) {
             let host = SharedFileDescriptor(
                 try UnixSocket.connect(to: UnixAddress(hybridPath), type: .stream, nonBlocking: true))
             try writeAll(host.rawValue, "CONNECT \(Self.guestPort)\n")
             let socket = try guest.listener.accept()
-            #expect(try readText(host.rawValue, count: 3) == "OK ")
-            return (socket, host)
+            let answer = try readText(host.rawValue, count: 3)
+            #expect(answer == "OK " || answer == "")
+            return answer.isEmpty ? nil : (socket, host)
         }
         let socket = guest.driver.makeSocket(.stream)
-        try socket.connect(to: VsockAddress(cid: .host, port: VsockAddress.Port(rawValue: Self.hostPort)))
+        do {
+            try socket.connect(to: VsockAddress(cid: .host, port: VsockAddress.Port(rawValue: Self.hostPort)))
+        } catch SocketError.timedOut {
+            return nil
+        }
         try waitUntil(hostListener.rawDescriptor, .readable)
         guard let host = try hostListener.accept() else { throw Deadline() }
         return (socket, SharedFileDescriptor(host))
     }
 
-    /// Some bytes, read or not, and an end by whoever comes first, as a program ends that is killed or not.
+    /// Some bytes, read or not, and an end by whoever comes first, as a program ends that is killed or not. False when
+    /// there was no connection in time.
     private func connectAndClose(
         _ guest: Guest, _ hostListener: UnixListener, _ random: inout SeededGenerator
-    ) throws {
-        let (socket, host) = try connect(guest, hostListener, &random)
+    ) throws -> Bool {
+        guard let (socket, host) = try connect(guest, hostListener, &random) else { return false }
         defer { socket.close() }
         let bytes = [UInt8](repeating: 1, count: Int.random(in: 1...10_000, using: &random))
         if Bool.random(using: &random) { _ = try bytes.withUnsafeBytes { try socket.send($0) } }
@@ -151,5 +166,6 @@ import VsockWire
             try? socket.shutdown(.send)
             if Bool.random(using: &random) { _ = try? readOnce(host.rawValue) }
         }
+        return true
     }
 }
