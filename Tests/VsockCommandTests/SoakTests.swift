@@ -84,7 +84,7 @@ import VsockWire
         #expect(
             after.anonymousByteCount <= before.anonymousByteCount + tolerance,
             "seed \(seed): \(before), then \(after)")
-        #expect(timeoutCount <= connectionCount / 10_000, "seed \(seed)")
+        #expect(timeoutCount <= max(3, connectionCount / 10_000), "seed \(seed)")
         try serve.kill(SIGTERM)
         #expect(try serve.finish().status == 0)
     }
