@@ -29,7 +29,7 @@ help:
 	@echo '              kill a device in the middle of traffic, and start it again'
 	@echo 'make simulate SEED=1 SEEDS=100000'
 	@echo '              run whole systems on virtual time, with faults drawn from seeds'
-	@echo 'make isolation'
+	@echo 'make isolation ATTACK_SECONDS=5 THREADS=2'
 	@echo '              one hostile VM among three: what the others keep of their throughput'
 	@echo 'make soak SECONDS=1800'
 	@echo '              connects, closes and kills: memory and descriptors at the beginning and at the end'
@@ -97,8 +97,9 @@ recovery: release
 # The share of the throughput without an attack that two other VMs keep, for each attack. On a machine with nothing else
 # to do, and with a processor for each of guests, programs and device.
 ATTACK_SECONDS ?= 5
+THREADS ?= 2
 isolation: release
-	VSOCK_COMMAND=$(VSOCK) VSOCK_ATTACK_SECONDS=$(ATTACK_SECONDS) $(SWIFT) test $(BUILD_FLAGS) \
+	VSOCK_COMMAND=$(VSOCK) VSOCK_ATTACK_SECONDS=$(ATTACK_SECONDS) VSOCK_THREADS=$(THREADS) $(SWIFT) test $(BUILD_FLAGS) \
 		--filter '^VsockCommandTests\.IsolationTests'
 
 # Thirty minutes, unless SECONDS says otherwise.
@@ -125,8 +126,8 @@ TARGET ?=
 fuzz: setup
 	Scripts/fuzz.sh $(SECONDS) $(TARGET)
 
-sanitize: setup release
-	VSOCK_COMMAND=$(VSOCK) Scripts/sanitize.sh
+sanitize: setup
+	Scripts/sanitize.sh
 
 coverage: setup
 	Scripts/coverage.sh

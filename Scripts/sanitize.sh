@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 #
-# The tests without guests under AddressSanitizer and under ThreadSanitizer, each in a build of its own.
+# The tests without guests under AddressSanitizer and under ThreadSanitizer, each in a build of its own; so is `vsock`,
+# where tests start it.
 #
 #   Scripts/sanitize.sh [address] [thread]
 #
@@ -30,16 +31,23 @@ for sanitizer in "${sanitizers[@]}"; do
         preload=$PWD/.build/libthread-sanitizer-mutex.so
         clang -shared -fPIC -O1 -Wall -Wextra -Werror Scripts/thread-sanitizer-mutex.c -o "$preload"
     fi
-    # The programs that are measured or booted are those of the release build, and need no second look here. XCTest has
-    # no test here, and leaks.
+    # XCTest has no test here, and leaks. A daemon that a test has started writes its reports to where nobody reads, so
+    # reports go to files.
     status=0
-    LD_PRELOAD=$preload ASAN_OPTIONS=detect_leaks=1 TSAN_OPTIONS="suppressions=$PWD/Scripts/thread-sanitizer.supp" \
+    reports=$PWD/.build/$sanitizer-reports
+    rm -rf "$reports"
+    mkdir -p "$reports"
+    unset VSOCK_COMMAND
+    export VSOCK_SANITIZED=$sanitizer
+    LD_PRELOAD=$preload ASAN_OPTIONS="detect_leaks=1 log_path=$reports/report" \
+        LSAN_OPTIONS="suppressions=$PWD/Scripts/leak-sanitizer.supp print_suppressions=0" \
+        TSAN_OPTIONS="suppressions=$PWD/Scripts/thread-sanitizer.supp log_path=$reports/report" \
         swift test "${options[@]}" --skip-build --disable-xctest --filter "${SANITIZE_FILTER:-.}" --skip '^GuestTests\.' \
         >"$log" 2>&1 || status=$?
     grep -E '^(✔ Test run|✘|↳ .*(error|warning))' "$log" || true
-    if grep -qE 'ERROR: (Address|Leak)Sanitizer|WARNING: ThreadSanitizer' "$log"; then
-        grep -nE -A 20 'ERROR: (Address|Leak)Sanitizer|WARNING: ThreadSanitizer' "$log" | head -n 100 >&2
-        echo "Reports of $sanitizer: $log" >&2
+    if [ -n "$(find "$reports" -type f -size +0)" ]; then
+        sed -n 1,100p "$reports"/* >&2
+        echo "Reports of $sanitizer: $reports" >&2
         exit 1
     fi
     grep -q '^✔ Test run' "$log" && [ "$status" = 0 ] || {

@@ -150,7 +150,8 @@ import VsockSystem
         _ = consume client
     }
 
-    @Test("input without an end of record is refused before it fills the memory")
+    // It reads 16 MiB byte for byte: minutes under a sanitizer.
+    @Test("input without an end of record is refused before it fills the memory", .disabled(if: isSanitized))
     func unbounded() throws {
         let device = try HybridDevice(.seqpacket)
         let command = try RunningCommand(device.connectArguments(), inputPath: "/dev/zero")

@@ -21,6 +21,10 @@ let commandPath: String = {
     return "vsock"
 }()
 
+/// Whether the command is built with a sanitizer, which keeps what is freed, needs rights at the end that a daemon gives
+/// up, and is slow. Scripts/sanitize.sh says so.
+let isSanitized = getenv("VSOCK_SANITIZED") != nil
+
 /// How a command ended.
 struct CommandResult {
     let status: Int32
@@ -43,6 +47,8 @@ final class RunningCommand {
 
     /// Starts it. Standard input is a pipe, or the file at `inputPath`.
     init(_ arguments: [String], inputPath: String? = nil) throws {
+        let keepsRights = isSanitized && arguments.first == "serve" && !arguments.contains("--no-sandbox")
+        let arguments = keepsRights ? arguments + ["--no-sandbox"] : arguments
         directory = try TemporaryDirectory()
         errorFile = directory.file("stderr")
         let error = OwnedFileDescriptor(owning: open(errorFile, O_WRONLY | O_CREAT | O_CLOEXEC, 0o600))
