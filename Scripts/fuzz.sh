@@ -36,7 +36,8 @@ program() { # vhost-user: FuzzVhostUser
 readonly scratch=Fuzzing/.build/$sanitizer
 options=(--package-path Fuzzing --scratch-path "$scratch" -c "$configuration" --sanitize=fuzzer)
 case $sanitizer in
-address) options+=(--sanitize=address) ;;
+# The compiler takes the last -sanitize only, and which of two SwiftPM puts last is chance.
+address) options+=(--sanitize=address -Xswiftc -sanitize=fuzzer,address) ;;
 none) ;;
 *) usage ;;
 esac
