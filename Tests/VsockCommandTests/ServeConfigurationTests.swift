@@ -107,6 +107,7 @@ import VsockTransport
             ["--vm", "socket=/s,uds-path=/v", "--config", "/x"], ["--config", "/x", "--socket", "/s"],
             ["--socket", "/s", "--uds-path", "/v", "--groups", "+"],
             ["--socket", "/s", "--uds-path", "/v", "--limit", "max-colours=3"],
+            ["--socket", "/s", "--uds-path", "/v", "--threads", "0"],
         ] {
             let result = try RunningCommand(["serve"] + arguments, inputPath: "/dev/null").finish()
             #expect(result.status == 64 && result.errorLine != nil, "\(arguments): \(result.error)")

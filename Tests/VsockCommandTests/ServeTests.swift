@@ -75,6 +75,24 @@ import VsockSystem
         #expect(try service.stop().status == 0)
     }
 
+    @Test("as many threads as wanted serve VMs, and no more than there are VMs", arguments: [(1, 1), (2, 2), (9, 3)])
+    func threads(wanted: Int, count: Int) throws {
+        let directory = try TemporaryDirectory()
+        let vms = [3, 4, 5].flatMap { cid in
+            ["--vm", "guest-cid=\(cid),socket=\(directory.path)/s\(cid),uds-path=\(directory.path)/v\(cid)"]
+        }
+        let command = try RunningCommand(["serve", "--threads", "\(wanted)"] + vms)
+        var announced = ""
+        while announced.ranges(of: "QEMU").count < 3 { announced += try readText(command.output, until: "\n") }
+        let tasks = "/proc/\(command.processID)/task"
+        let names = try FileSystem.names(in: tasks).map { task in
+            String(decoding: try FileSystem.read("\(tasks)/\(task)/comm", limit: 64), as: UTF8.self)
+        }
+        #expect(names.count { $0 == "vsock-device\n" } == count, "\(names)")
+        try command.kill(SIGTERM)
+        #expect(try command.finish().status == 0)
+    }
+
     @Test(
         "a mode or an owner that is none is wrong usage",
         arguments: [

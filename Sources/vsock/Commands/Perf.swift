@@ -188,16 +188,17 @@ struct Perf: ParsableCommand {
 
     private func measureBothSides(_ plan: PerfPlan) throws -> PerfReport {
         let direction = direction ?? .guestToHost
-        if baseline == .memoryCopy {
+        switch baseline {
+        case .memoryCopy:
             return PerfReport(
                 direction: "copy", transport: "memory", plan: plan, [PerfBaseline.copyMessages(plan)])
-        }
-        if baseline == .threadCopy {
+        case .threadCopy:
             return PerfReport(
                 direction: "copy", transport: "memory of two threads", plan: plan,
                 [try PerfBaseline.handOverMessages(plan)])
+        case .unix: return try measureProcesses(plan, direction)
+        case .unixThreads, nil: break
         }
-        if baseline == .unix { return try measureProcesses(plan, direction) }
         var residentByteCount: UInt64?
         let peers = try join(plan) { residentByteCount = try deviceUsage()?.residentByteCount }
         let usage = try deviceUsage()
