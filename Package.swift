@@ -15,6 +15,8 @@ let package = Package(
     products: [
         .executable(name: "vsock", targets: ["vsock"]),
         .library(name: "Vsock", targets: ["Vsock"]),
+        // For the fuzzers, which run on its model of the kernel; nothing in it is public.
+        .library(name: "VsockSimulation", targets: ["VsockSimulation"]),
         // Preloaded into User Mode Linux by `vsock guest`.
         .library(name: "GuestXstate", type: .dynamic, targets: ["CGuestXstate"]),
     ],
@@ -126,7 +128,7 @@ let package = Package(
             name: "FuzzReplayTests",
             dependencies: [
                 "VsockWire", "VsockCore", "VirtioQueue", "VhostUser", "VsockSystem", "VsockTransport",
-                "VsockTestSupport",
+                "VsockSimulation", "VsockTestSupport",
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: settings),
         .testTarget(name: "SimulationTests", dependencies: ["VsockSimulation"], swiftSettings: settings),

@@ -27,7 +27,9 @@ let package = Package(
         .target(
             name: "FuzzTargets",
             dependencies: [
-                .product(name: "Vsock", package: "swift-vsock"), .product(name: "Logging", package: "swift-log"),
+                .product(name: "Vsock", package: "swift-vsock"),
+                .product(name: "VsockSimulation", package: "swift-vsock"),
+                .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: settings),
         .target(name: "FuzzRunner", dependencies: ["FuzzTargets"], swiftSettings: settings),
         program("FuzzWire"),

@@ -52,8 +52,8 @@ done
 longest() {
     case $1 in
     hybrid) echo 128 ;;
-    queue | core) echo 192 ;;
-    vhost-user) echo 256 ;;
+    queue | core | device) echo 192 ;;
+    vhost-user | session) echo 256 ;;
     *) echo 512 ;;
     esac
 }

@@ -106,6 +106,8 @@ public enum DescriptorIO {
 
     /// Sets or clears O_NONBLOCK, which belongs to the open file and so to everyone who shares it.
     public static func setNonBlocking(_ descriptor: Int32, _ isNonBlocking: Bool = true) throws(SystemCallError) {
+        // Nothing blocks in a simulation.
+        guard Simulation.kernel(of: descriptor) == nil else { return }
         let flags = try checked("fcntl") { fcntl(descriptor, F_GETFL) }
         let wanted = isNonBlocking ? flags | O_NONBLOCK : flags & ~O_NONBLOCK
         if wanted != flags { try checked("fcntl") { fcntl(descriptor, F_SETFL, wanted) } }

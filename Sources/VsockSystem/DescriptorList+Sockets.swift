@@ -24,16 +24,22 @@ extension DescriptorList {
     }
 
     private static func isSocket(_ descriptor: Int32) -> Bool {
+        if let kernel = Simulation.kernel(of: descriptor) { return kernel.socketType(descriptor) != nil }
         var status = stat()
         return fstat(descriptor, &status) == 0 && status.st_mode & S_IFMT == S_IFSOCK
     }
 
+    private static func isUnixStream(_ descriptor: Int32) throws(SystemCallError) -> Bool {
+        if let kernel = Simulation.kernel(of: descriptor) { return kernel.socketType(descriptor) == .stream }
+        let family = try SocketOptions.get(descriptor, level: SOL_SOCKET, name: SO_DOMAIN, as: Int32.self)
+        let type = try SocketOptions.socketType(descriptor)
+        return family == AF_UNIX && type == UnixSocketType.stream.rawValue
+    }
+
     private static func receivesNothing(_ descriptor: Int32) -> Bool {
         do throws(SystemCallError) {
-            let family = try SocketOptions.get(descriptor, level: SOL_SOCKET, name: SO_DOMAIN, as: Int32.self)
             // An empty record is not counted, and may carry descriptors.
-            let isStream = try SocketOptions.socketType(descriptor) == UnixSocketType.stream.rawValue
-            guard family == AF_UNIX, isStream else { return false }
+            guard try isUnixStream(descriptor) else { return false }
             try SocketOptions.shutdown(descriptor, .receive)
             // A listener has no such number.
             return try SocketOptions.unreadByteCount(descriptor) == 0

@@ -15,6 +15,9 @@ extension DescriptorIO {
         flags: MessageFlags = []
     ) -> MessageResult {
         descriptors.removeAll()
+        if let kernel = Simulation.kernel(of: descriptor) {
+            return kernel.receive(descriptor, into: buffer, descriptors: &descriptors, flags: flags)
+        }
         let flags = flags.union(MessageFlags(rawValue: Int32(MSG_CMSG_CLOEXEC)))
         let space = cvsock_cmsg_space(DescriptorList.capacity * MemoryLayout<Int32>.size)
         return withUnsafeTemporaryAllocation(byteCount: space, alignment: MemoryLayout<cmsghdr>.alignment) { control in
@@ -39,6 +42,9 @@ extension DescriptorIO {
         _ descriptor: Int32, from bytes: UnsafeRawBufferPointer, descriptors: [Int32], flags: MessageFlags = []
     ) -> IOResult {
         guard descriptors.count <= DescriptorList.capacity else { return .failed(.invalidArgument) }
+        if let kernel = Simulation.kernel(of: descriptor) {
+            return kernel.send(descriptor, from: bytes, descriptors: descriptors)
+        }
         var segment = iovec(iov_base: UnsafeMutableRawPointer(mutating: bytes.baseAddress), iov_len: bytes.count)
         return withUnsafeMutablePointer(to: &segment) { segment in
             var header = msghdr()

@@ -31,7 +31,6 @@ public final class EventNotifier: Sendable {
     /// Takes all signals so far; true if there was one.
     @discardableResult
     public func drain() -> Bool {
-        if let kernel = Simulation.kernel(of: descriptor.rawValue) { return kernel.drain(descriptor.rawValue) }
         guard case .count = Self.drain(descriptor.rawValue) else { return false }
         return true
     }
@@ -41,11 +40,11 @@ public final class EventNotifier: Sendable {
     /// A descriptor from a peer should be made non-blocking first.
     @discardableResult
     public static func signal(_ rawDescriptor: Int32) -> Errno? {
-        if let kernel = Simulation.kernel(of: rawDescriptor) {
-            kernel.signal(rawDescriptor)
-            return nil
-        }
         var one: UInt64 = 1
+        if let kernel = Simulation.kernel(of: rawDescriptor) {
+            let result = withUnsafeBytes(of: &one) { kernel.write(rawDescriptor, from: $0) }
+            return if case .failed(let errno) = result { errno } else { nil }
+        }
         let result = systemCall { write(rawDescriptor, &one, MemoryLayout<UInt64>.size) }
         return result >= 0 || result == -Int(EAGAIN) ? nil : Errno(negated: result)
     }
@@ -54,6 +53,7 @@ public final class EventNotifier: Sendable {
     /// reports every write, and its count has no end that could be reached. Those have no file type; what has one is
     /// taken for a pipe.
     public static func needsDraining(_ rawDescriptor: Int32) -> Bool {
+        if let kernel = Simulation.kernel(of: rawDescriptor) { return kernel.socketType(rawDescriptor) != nil }
         var status = stat()
         return fstat(rawDescriptor, &status) != 0 || status.st_mode & S_IFMT != 0
     }
@@ -64,6 +64,9 @@ public final class EventNotifier: Sendable {
     public static func drain(_ rawDescriptor: Int32) -> IOResult {
         var buffer = InlineArray<64, UInt64>(repeating: 0)
         let capacity = MemoryLayout.size(ofValue: buffer)
+        if let kernel = Simulation.kernel(of: rawDescriptor) {
+            return withUnsafeMutableBytes(of: &buffer) { kernel.drain(rawDescriptor, $0) }
+        }
         var total = 0
         while true {
             let result = systemCall { read(rawDescriptor, &buffer, capacity) }

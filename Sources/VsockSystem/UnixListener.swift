@@ -46,7 +46,8 @@ public final class UnixListener: Sendable {
         self.address = address
         self.type = type
         if let kernel = Simulation.kernel {
-            descriptor = try kernel.listen(at: address.path, type: type).descriptor("bind", path: address.path)
+            descriptor = try kernel.listen(at: address.path, type: type, backlog: backlog)
+                .descriptor("bind", path: address.path)
             (device, inode) = (0, 0)
             return
         }

@@ -82,6 +82,7 @@ public enum UnixSocket {
 
     /// Two sockets that are connected to each other, socketpair(2). Throws EMFILE.
     public static func makePair(_ type: UnixSocketType, nonBlocking: Bool) throws(SystemCallError) -> UnixSocketPair {
+        if let kernel = Simulation.kernel { return try makePair(type, kernel) }
         var ends: (Int32, Int32) = (-1, -1)
         try checked("socketpair") {
             withUnsafeMutableBytes(of: &ends) { bytes in
@@ -91,6 +92,17 @@ public enum UnixSocket {
         }
         return UnixSocketPair(
             first: OwnedFileDescriptor(owning: ends.0), second: OwnedFileDescriptor(owning: ends.1))
+    }
+
+    private static func makePair(
+        _ type: UnixSocketType, _ kernel: any SimulatedKernel
+    ) throws(SystemCallError) -> UnixSocketPair {
+        switch kernel.makePair(type) {
+        case .success(let ends):
+            return UnixSocketPair(
+                first: OwnedFileDescriptor(owning: ends.0), second: OwnedFileDescriptor(owning: ends.1))
+        case .failure(let errno): throw SystemCallError(call: "socketpair", errno: errno)
+        }
     }
 
     static func make(_ type: UnixSocketType, nonBlocking: Bool) throws(SystemCallError) -> OwnedFileDescriptor {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The fuzzers' targets without a fuzzer: the corpus and what was once found, from Fuzzing, and some inputs of random
-// bytes. `make fuzz` looks for more.
+// bytes. `make fuzz` looks for more, on the model of the kernel; here they run on Linux, too.
 
 import Foundation
 import Testing
@@ -27,19 +27,21 @@ struct FuzzReplayTests {
         }
     }
 
-    @Test("hold for every input that is kept", arguments: FuzzTarget.allCases)
-    func kept(target: FuzzTarget) throws {
+    @Test("hold for every input that is kept", arguments: FuzzTarget.allCases, FuzzBench.Kernel.allCases)
+    func kept(target: FuzzTarget, kernel: FuzzBench.Kernel) throws {
+        guard target.usesDescriptors || kernel == .linux else { return }
         let corpus = Self.files("Corpus", target)
         #expect(!corpus.isEmpty, "Fuzzing/Corpus/\(target.rawValue) is empty")
-        let bench = FuzzBench()
+        let bench = FuzzBench(kernel)
         for file in corpus + Self.files("FailCases", target) {
             Self.run(target, Array(try Data(contentsOf: file)), file.lastPathComponent, on: bench)
         }
     }
 
-    @Test("hold for random bytes", arguments: FuzzTarget.allCases)
-    func random(target: FuzzTarget) {
-        let bench = FuzzBench()
+    @Test("hold for random bytes", arguments: FuzzTarget.allCases, FuzzBench.Kernel.allCases)
+    func random(target: FuzzTarget, kernel: FuzzBench.Kernel) {
+        guard target.usesDescriptors || kernel == .linux else { return }
+        let bench = FuzzBench(kernel)
         for seed in 0..<200 as Range<UInt64> {
             var random = PRNG(seed: seed)
             Self.run(target, random.bytes(random.below(600)), "seed \(seed)", on: bench)

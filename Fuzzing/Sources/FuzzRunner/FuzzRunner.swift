@@ -10,8 +10,8 @@ package final class FuzzRunner: @unchecked Sendable {
     // Unchecked: see above.
 
     private let target: FuzzTarget
-    private let bench = FuzzBench()
-    /// Which of the descriptors from 0 on are open between inputs; as far as an input with a few of them comes.
+    private let bench = FuzzBench(.model)
+    /// Which of Linux's descriptors, from 0 on, are open between inputs; as far as an input with a few of them comes.
     private var isOpenBetween: [Bool] = []
 
     private static let watchedFreeCount = 2

@@ -52,21 +52,26 @@ enum DeviceFuzz {
 final class DeviceUnderFuzz {
     /// Turns of a device after which it has not come to rest: far above what the rings can hold.
     private static let turnLimit = 10_000
+    /// An input of so many bytes may have its lines made.
+    private static let tracedByteCount = 64
 
     let device: VsockDevice
     let host: HybridHost
     let loop: EventLoop
     let log: Logger
+    /// Whether host programs can listen where the device looks for them.
+    let hasPath: Bool
 
     init(_ input: inout FuzzInput, _ bench: FuzzBench) throws(SystemCallError) {
         let options = input.byte()
         loop = try bench.restingLoop()
-        // Lines are made, and thrown away.
+        // Lines are made, and thrown away. To make them takes longer than all the rest, and what they can show of a long
+        // input they show of a short one.
         var log = Logger(label: "fuzz") { _ in FuzzLog() }
-        log.logLevel = options & 0x81 == 0x81 ? .trace : .critical
+        log.logLevel = options & 0x81 == 0x81 && input.byteCount <= Self.tracedByteCount ? .trace : .critical
         self.log = log
-        // Host programs listen, or cannot.
-        let path = options & 0x40 == 0 ? "/nowhere/v" : "\(try bench.emptyDirectory().path)/v"
+        hasPath = options & 0x40 != 0
+        let path = hasPath ? try bench.socketPath() : "/nowhere/v"
         var configuration = VsockDeviceConfiguration(guestCID: 3, socketPath: "/nowhere", hybridPath: path)
         configuration.seqpacket = SeqpacketMode.allCases[Int(options >> 1 & 3)]
         var endpoint = EndpointConfiguration(localCID: .host, peerCID: .init(rawValue: 3), framing: .none)

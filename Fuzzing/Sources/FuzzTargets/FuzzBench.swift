@@ -2,10 +2,13 @@
 //
 // What the targets use again for the next input, because making it takes longer than the input does. Each piece is as
 // new when an input asks for it, so that what an input does follows from that input alone.
-
-import VsockSystem
+//
+// Inputs that open descriptors do so on Linux, or on the model of it: that takes a fraction of the time, and counts what
+// is open.
 
 @testable import VirtioQueue
+@testable import VsockSimulation
+@testable import VsockSystem
 @testable import VsockTransport
 
 /// One for each thread that runs inputs.
@@ -19,9 +22,43 @@ package final class FuzzBench {
     private var directory: TemporaryDirectory?
     private var shared: SharedMemory?
     private var eventNotifier: EventNotifier?
+    private let kernel: ModelKernel?
 
-    /// A descriptor that is to be signalled may be one whose reader is gone.
-    package init() { SignalReceiver.ignoreBrokenPipe() }
+    /// The kernel that sockets, eventfds and pollers are of.
+    package enum Kernel: CaseIterable, Sendable { case linux, model }
+
+    package init(_ kernel: Kernel) {
+        // A descriptor that is to be signalled may be one whose reader is gone.
+        SignalReceiver.ignoreBrokenPipe()
+        self.kernel = kernel == .model ? ModelKernel(seed: 0, maximumSendBuffer: 212_992) : nil
+    }
+
+    /// Runs what opens descriptors, and on the model holds it to closing them.
+    func withKernel(_ body: () throws(FuzzFinding) -> Void) throws(FuzzFinding) {
+        guard let kernel else { return try body() }
+        var finding: FuzzFinding?
+        Simulation.$kernel.withValue(kernel) {
+            do throws(FuzzFinding) {
+                try makeDescriptors()
+                let openCount = kernel.descriptorCount
+                try body()
+                let count = kernel.descriptorCount
+                try expect(count == openCount, "\(openCount) descriptors were open before, \(count) afterwards")
+            } catch {
+                finding = error
+            }
+        }
+        if let finding { throw finding }
+    }
+
+    /// Those that are used again.
+    private func makeDescriptors() throws(FuzzFinding) {
+        do throws(SystemCallError) {
+            _ = try (restingLoop(), notifier())
+        } catch {
+            throw FuzzFinding("no descriptors: \(error)")
+        }
+    }
 
     private static func keep<Value, Failure>(
         _ place: inout Value?, _ make: () throws(Failure) -> Value
@@ -53,9 +90,13 @@ package final class FuzzBench {
         try Self.keep(&loop) { () throws(SystemCallError) in try EventLoop(mailbox: LoopMailbox()) }
     }
 
-    /// A directory for sockets, which remove their files.
-    func emptyDirectory() throws(SystemCallError) -> TemporaryDirectory {
-        try Self.keep(&directory) { () throws(SystemCallError) in try TemporaryDirectory(prefix: "fuzz") }
+    /// A path for the sockets of a device, where there are none. They remove their files.
+    func socketPath() throws(SystemCallError) -> String {
+        guard kernel == nil else { return "/run/v" }
+        let directory = try Self.keep(&directory) { () throws(SystemCallError) in
+            try TemporaryDirectory(prefix: "fuzz")
+        }
+        return "\(directory.path)/v"
     }
 
     /// Memory with a descriptor, as the last input left it.

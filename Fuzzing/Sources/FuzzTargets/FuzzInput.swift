@@ -10,6 +10,8 @@ struct FuzzInput {
 
     init(_ bytes: UnsafeRawBufferPointer) { self.bytes = bytes }
 
+    var byteCount: Int { bytes.count }
+
     /// Whether all has been read: there are no more operations.
     var isEmpty: Bool { position >= bytes.count }
 

@@ -12,7 +12,7 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
     case queue
     /// Messages of vhost-user, without descriptors: both sessions.
     case vhostUser = "vhost-user"
-    /// A monitor with real descriptors, in any order and of any kind, against a device.
+    /// A monitor with descriptors, in any order and of any kind, against a device.
     case session
     /// What host programs say: CONNECT lines, answers, control lines.
     case hybrid
@@ -31,10 +31,10 @@ package enum FuzzTarget: String, CaseIterable, Sendable {
         case .wire: try WireFuzz.run(&input)
         case .queue: try QueueFuzz.run(&input, bench)
         case .vhostUser: try VhostUserFuzz.run(&input)
-        case .session: try SessionFuzz.run(&input, bench)
+        case .session: try bench.withKernel { () throws(FuzzFinding) in try SessionFuzz.run(&input, bench) }
         case .hybrid: try HybridFuzz.run(&input)
         case .core: try CoreFuzz.run(&input)
-        case .device: try DeviceFuzz.run(&input, bench)
+        case .device: try bench.withKernel { () throws(FuzzFinding) in try DeviceFuzz.run(&input, bench) }
         }
     }
 }

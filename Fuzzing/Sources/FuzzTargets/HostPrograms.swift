@@ -32,6 +32,7 @@ final class HostPrograms {
     func step(_ fuzz: DeviceUnderFuzz, _ input: inout FuzzInput) {
         if input.below(4) == 0, listeners.count < 2 {
             let isStream = input.flag()
+            guard fuzz.hasPath else { return }
             let path = "\(fuzz.host.path)_\(5000 + listeners.count)"
             if let address = try? UnixAddress(path),
                 let listener = try? UnixListener(address, type: isStream ? .stream : .seqpacket, backlog: 2)

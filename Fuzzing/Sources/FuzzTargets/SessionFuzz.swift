@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// A monitor on a real socket: messages that are nearly right, with descriptors that are the right ones, other ones, too
+// A monitor on a socket: messages that are nearly right, with descriptors that are the right ones, other ones, too
 // many or none, its own end of the socket among them, in any order, whole or in pieces; rings in memory that it writes
 // to, set up as monitors do it or at odds with that; and the record of what is in flight, fetched, written to and given
 // back. No descriptor may be lost, and when the monitor has gone the session has ended and nothing is left.

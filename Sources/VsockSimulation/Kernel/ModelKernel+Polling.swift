@@ -8,15 +8,23 @@ import VsockSystem
 /// Something that can be watched.
 class PolledObject {
     /// Who watches it.
-    var watchers: [ModelWatch] = []
+    @exclusivity(unchecked) final var watchers: [ModelWatch] = []
+    /// Descriptors and messages that refer to it.
+    @exclusivity(unchecked) final var holderCount = 0
     /// What it is ready for.
     var readiness: PollEvents { [] }
 
     /// Something has happened to it.
-    func wake(_ events: PollEvents) {
+    final func wake(_ events: PollEvents) {
         for watch in watchers where !watch.events.union([.error, .hangUp]).isDisjoint(with: events) {
             watch.poller?.enqueue(watch)
         }
+    }
+
+    /// eventpoll_release(): it is closed, and nobody watches it any more.
+    final func forgetWatchers() {
+        for watch in watchers { watch.poller?.forget(watch) }
+        watchers = []
     }
 }
 
@@ -25,10 +33,10 @@ final class ModelWatch {
     weak var poller: ModelPoller?
     let target: PolledObject
     let descriptor: Int32
-    var events: PollEvents
+    @exclusivity(unchecked) var events: PollEvents
     var token: UInt64
-    var isQueued = false
-    var isRemoved = false
+    @exclusivity(unchecked) var isQueued = false
+    @exclusivity(unchecked) var isRemoved = false
 
     init(_ poller: ModelPoller, _ target: PolledObject, _ descriptor: Int32, _ events: PollEvents, _ token: UInt64) {
         self.poller = poller
@@ -44,8 +52,8 @@ final class ModelWatch {
 
 /// An epoll instance.
 final class ModelPoller: PolledObject {
-    private var watches: [Int32: ModelWatch] = [:]
-    private var queue: [ModelWatch] = []
+    @exclusivity(unchecked) private var watches: [Int32: ModelWatch] = [:]
+    @exclusivity(unchecked) private var queue: [ModelWatch] = []
 
     override var readiness: PollEvents { queue.contains { !$0.ready.isEmpty } ? .readable : [] }
 
@@ -74,13 +82,18 @@ final class ModelPoller: PolledObject {
     func unwatch(_ descriptor: Int32) -> Bool {
         guard let watch = watches[descriptor] else { return false }
         remove(watch)
-        watches[descriptor] = nil
         return true
     }
 
     private func remove(_ watch: ModelWatch) {
-        watch.isRemoved = true
         watch.target.watchers.removeAll { $0 === watch }
+        forget(watch)
+    }
+
+    func forget(_ watch: ModelWatch) {
+        watch.isRemoved = true
+        if watch.isQueued { queue.removeAll { $0 === watch } }
+        if watches[watch.descriptor] === watch { watches[watch.descriptor] = nil }
     }
 
     func removeAll() {
@@ -110,6 +123,8 @@ extension ModelKernel {
     func makePoller() -> Result<Int32, Errno> { openForDevice(.poller(ModelPoller())) }
 
     func watch(_ poller: Int32, _ target: Int32, _ events: PollEvents, token: UInt64) -> Errno? {
+        // A file of Linux's is memory, which is always ready.
+        guard target >= Simulation.firstDescriptor else { return .notPermitted }
         guard case .poller(let object)? = object(poller), let polled = polled(target) else { return .badFileDescriptor }
         object.watch(polled, target, events, token)
         return nil
@@ -128,13 +143,5 @@ extension ModelKernel {
 
     func readiness(_ descriptor: Int32) -> PollEvents { polled(descriptor)?.readiness ?? .error }
 
-    private func polled(_ descriptor: Int32) -> PolledObject? {
-        switch object(descriptor) {
-        case .socket(let socket)?: socket
-        case .listener(let listener)?: listener
-        case .notifier(let notifier)?: notifier
-        case .poller(let poller)?: poller
-        case nil: nil
-        }
-    }
+    private func polled(_ descriptor: Int32) -> PolledObject? { object(descriptor)?.polled }
 }

@@ -14,20 +14,20 @@ final class ModelSocket: PolledObject {
     static let recordOverhead = 32
 
     let type: UnixSocketType
-    var peer: ModelSocket?
+    @exclusivity(unchecked) var peer: ModelSocket?
     /// What has come and was not read: a record, or what one send of a stream has left, each.
-    var inbox: [[UInt8]] = []
-    private var inboxHead = 0
+    @exclusivity(unchecked) private var inbox: [ModelMessage] = []
+    @exclusivity(unchecked) private var inboxHead = 0
     /// Bytes in `inbox`.
-    private(set) var unreadByteCount = 0
-    var sendBuffer = 212_992
-    var isReceiveShut = false
-    var isSendShut = false
+    @exclusivity(unchecked) private(set) var unreadByteCount = 0
+    @exclusivity(unchecked) var sendBuffer = 212_992
+    @exclusivity(unchecked) var isReceiveShut = false
+    @exclusivity(unchecked) var isSendShut = false
     /// ECONNRESET, reported once.
-    var pendingError: Errno?
+    @exclusivity(unchecked) var pendingError: Errno?
     var isClosed = false
     /// Whether the last receive was MSG_PEEK.
-    var wasSeen = false
+    @exclusivity(unchecked) var wasSeen = false
 
     init(_ type: UnixSocketType) { self.type = type }
 
@@ -35,7 +35,7 @@ final class ModelSocket: PolledObject {
     var queuedByteCount: Int { peer?.unreadByteCount ?? 0 }
     var hasUnread: Bool { inboxHead < inbox.count }
     /// The oldest unread record, or piece of a stream.
-    var first: [UInt8] { inbox[inboxHead] }
+    var first: ArraySlice<UInt8> { inbox[inboxHead].unread }
 
     override var readiness: PollEvents {
         var events: PollEvents = []
@@ -43,42 +43,55 @@ final class ModelSocket: PolledObject {
         if isReceiveShut && isSendShut { events.insert(.hangUp) }
         if isReceiveShut { events.formUnion([.readHangUp, .readable]) }
         if hasUnread { events.insert(.readable) }
-        // unix_writable(): a quarter of the buffer at most is in use.
-        if queuedByteCount * 4 <= sendBuffer { events.insert(.writable) }
+        if isWritable { events.insert(.writable) }
         return events
     }
 
-    func append(_ bytes: [UInt8]) {
-        inbox.append(bytes)
+    /// unix_writable(): a quarter of the buffer at most is in use.
+    private var isWritable: Bool { queuedByteCount * 4 <= sendBuffer }
+
+    /// sock_wfree(): what the other end has read is room again.
+    func roomFreed() { if isWritable { wake(.writable) } }
+
+    func append(_ bytes: [UInt8], _ files: [PassedFile]) {
+        inbox.append(ModelMessage(bytes: bytes, files: files))
         unreadByteCount += bytes.count
     }
 
-    /// Takes bytes of a stream, or the oldest record.
-    func take(_ limit: Int) -> [UInt8] {
-        guard type == .stream else {
-            defer { dropFirst() }
-            unreadByteCount -= first.count
-            return first
-        }
-        var bytes: [UInt8] = []
-        while hasUnread, bytes.count < limit {
-            let room = limit - bytes.count
-            if first.count <= room {
-                bytes += first
-                dropFirst()
-            } else {
-                bytes += first[..<room]
-                inbox[inboxHead].removeFirst(room)
+    /// Takes bytes of a stream, or the oldest record, and what came with them. Returns how many they were: of a record
+    /// all, however many there was room for.
+    func take(into buffer: UnsafeMutableRawBufferPointer, files: inout [PassedFile]) -> Int {
+        var count = 0
+        if type == .stream {
+            // unix_stream_read_generic(): what descriptors came with is not followed by more.
+            while hasUnread, count < buffer.count, files.isEmpty {
+                count += inbox[inboxHead].take(
+                    into: UnsafeMutableRawBufferPointer(rebasing: buffer[count...]), files: &files)
+                if inbox[inboxHead].unreadByteCount == 0 { dropFirst() }
             }
+        } else {
+            count = inbox[inboxHead].unreadByteCount
+            _ = inbox[inboxHead].take(into: buffer, files: &files)
+            dropFirst()
         }
-        unreadByteCount -= bytes.count
-        return bytes
+        unreadByteCount -= count
+        return count
+    }
+
+    /// Empties the inbox; returns what was on its way in it.
+    func takeFiles() -> [PassedFile] {
+        defer {
+            inbox = []
+            inboxHead = 0
+            unreadByteCount = 0
+        }
+        return inbox[inboxHead...].flatMap(\.files)
     }
 
     private func dropFirst() {
         inboxHead += 1
         if inboxHead == inbox.count {
-            inbox = []
+            inbox.removeAll(keepingCapacity: true)
             inboxHead = 0
         }
     }
@@ -88,19 +101,21 @@ final class ModelSocket: PolledObject {
 final class ModelListener: PolledObject {
     let path: String
     let type: UnixSocketType
+    let backlog: Int
     var waiting: [ModelSocket] = []
 
-    init(path: String, type: UnixSocketType) {
+    init(path: String, type: UnixSocketType, backlog: Int) {
         self.path = path
         self.type = type
+        self.backlog = backlog
     }
 
     override var readiness: PollEvents { waiting.isEmpty ? [] : .readable }
 }
 
 extension ModelKernel {
-    /// Connections that wait to be accepted.
-    private static var backlog: Int { 64 }
+    /// Connections that wait for a program of the simulation to accept them.
+    private static var programBacklog: Int { 64 }
 
     // MARK: Making connections
 
@@ -113,24 +128,36 @@ extension ModelKernel {
     func connectProgram(to path: String, type: UnixSocketType) -> Result<ModelSocket, Errno> {
         guard let listener = listeners[path] else { return .failure(.noSuchFile) }
         guard listener.type == type else { return .failure(.wrongSocketType) }
-        guard listener.waiting.count < Self.backlog else { return .failure(.wouldBlock) }
-        let (near, far) = (ModelSocket(type), ModelSocket(type))
-        near.peer = far
-        far.peer = near
+        // sk_acceptq_is_full(): one more than the number that was asked for.
+        guard listener.waiting.count <= listener.backlog else { return .failure(.wouldBlock) }
+        let (near, far) = Self.connectedSockets(type)
         listener.waiting.append(far)
         listener.wake(.readable)
         activity += 1
         return .success(near)
     }
 
-    func listen(at path: String, type: UnixSocketType) -> Result<Int32, Errno> {
+    private static func connectedSockets(_ type: UnixSocketType) -> (ModelSocket, ModelSocket) {
+        let ends = (ModelSocket(type), ModelSocket(type))
+        ends.0.peer = ends.1
+        ends.1.peer = ends.0
+        return ends
+    }
+
+    func makePair(_ type: UnixSocketType) -> Result<(Int32, Int32), Errno> {
+        guard !faults.exhaustsDescriptors else { return .failure(.tooManyOpenFiles) }
+        let ends = Self.connectedSockets(type)
+        return .success((open(.socket(ends.0)), open(.socket(ends.1))))
+    }
+
+    func listen(at path: String, type: UnixSocketType, backlog: Int) -> Result<Int32, Errno> {
         guard listeners[path] == nil else { return .failure(.addressInUse) }
-        return openForDevice(.listener(listenProgram(at: path, type: type)))
+        return openForDevice(.listener(listenProgram(at: path, type: type, backlog: backlog)))
     }
 
     /// As a program of the simulation listens, which needs no descriptor.
-    func listenProgram(at path: String, type: UnixSocketType) -> ModelListener {
-        let listener = ModelListener(path: path, type: type)
+    func listenProgram(at path: String, type: UnixSocketType, backlog: Int = programBacklog) -> ModelListener {
+        let listener = ModelListener(path: path, type: type, backlog: backlog)
         listeners[path] = listener
         return listener
     }
@@ -147,20 +174,22 @@ extension ModelKernel {
         if listeners[listener.path] === listener { listeners[listener.path] = nil }
         for socket in listener.waiting { closeSocket(socket) }
         listener.waiting = []
-        listener.watchers = []
+        listener.forgetWatchers()
     }
 
     /// unix_release_sock()
     func closeSocket(_ socket: ModelSocket) {
         guard !socket.isClosed else { return }
         socket.isClosed = true
-        socket.watchers = []
+        socket.forgetWatchers()
+        let hasUnread = socket.hasUnread
+        defer { release(socket.takeFiles()) }
         guard let peer = socket.peer else { return }
         socket.peer = nil
         peer.peer = nil
         peer.isReceiveShut = true
         peer.isSendShut = true
-        if socket.hasUnread { peer.pendingError = .connectionReset }
+        if hasUnread { peer.pendingError = .connectionReset }
         peer.wake([.readable, .writable, .readHangUp, .hangUp, .error])
     }
 
@@ -171,12 +200,31 @@ extension ModelKernel {
         if socket.pendingError != nil, socket.type == .seqpacket || !socket.hasUnread { socket.pendingError = nil }
         guard socket.hasUnread else { return socket.isReceiveShut ? [] : nil }
         activity += 1
-        defer { if let peer = socket.peer, peer.readiness.contains(.writable) { peer.wake(.writable) } }
-        return socket.take(limit)
+        var files: [PassedFile] = []
+        let room = socket.type == .stream ? min(limit, socket.unreadByteCount) : socket.first.count
+        let bytes = [UInt8](unsafeUninitializedCapacity: room) { buffer, count in
+            count = socket.take(
+                into: UnsafeMutableRawBufferPointer(rebasing: UnsafeMutableRawBufferPointer(buffer)[..<room]),
+                files: &files)
+        }
+        release(files)
+        socket.peer?.roomFreed()
+        return bytes
     }
 
     func receive(
         _ descriptor: Int32, into segments: [UnsafeMutableRawBufferPointer], flags: MessageFlags
+    ) -> MessageResult {
+        var files: [PassedFile] = []
+        let result = receive(descriptor, into: segments, flags: flags, files: &files)
+        guard !files.isEmpty, case .message(let count, let flags) = result else { return result }
+        release(files)
+        return .message(count: count, flags: flags.union(.controlTruncated))
+    }
+
+    func receive(
+        _ descriptor: Int32, into segments: [UnsafeMutableRawBufferPointer], flags: MessageFlags,
+        files: inout [PassedFile]
     ) -> MessageResult {
         guard let socket = socket(descriptor) else { return .failed(.badFileDescriptor) }
         let isPeek = flags.contains(.peek)
@@ -187,16 +235,16 @@ extension ModelKernel {
             holdBack(socket)
             return .wouldBlock
         }
-        let capacity = segments.reduce(0) { $0 + $1.count }
         // A stream gives its data first, a datagram socket its error.
         if let error = socket.pendingError, socket.type == .seqpacket || !socket.hasUnread {
             socket.pendingError = nil
             return .failed(error)
         }
         guard socket.hasUnread else { return socket.isReceiveShut ? .message(count: 0, flags: []) : .wouldBlock }
+        let capacity = segments.count == 1 ? segments[0].count : segments.reduce(0) { $0 + $1.count }
         if isPeek {
             let bytes = socket.first
-            let count = copy(bytes.prefix(capacity), to: segments)
+            let count = bytes.withUnsafeBytes { scatter($0, to: segments) }
             return .message(count: flags.contains(.truncated) ? bytes.count : count, flags: [])
         }
         var limit = capacity
@@ -204,23 +252,32 @@ extension ModelKernel {
             limit = random.within(1...min(limit, socket.unreadByteCount))
             if limit < socket.unreadByteCount { holdBack(socket) }
         }
-        let bytes = socket.take(limit)
+        let count: Int
+        if segments.count == 1 {
+            count = socket.take(into: UnsafeMutableRawBufferPointer(rebasing: segments[0][..<limit]), files: &files)
+        } else {
+            limit = min(limit, socket.unreadByteCount)
+            count = withUnsafeTemporaryAllocation(byteCount: limit, alignment: 1) { buffer in
+                let count = socket.take(into: buffer, files: &files)
+                scatter(UnsafeRawBufferPointer(rebasing: buffer[..<min(count, limit)]), to: segments)
+                return count
+            }
+        }
         activity += 1
-        // sock_wfree(): the sender has room again.
-        if let peer = socket.peer, peer.readiness.contains(.writable) { peer.wake(.writable) }
-        let count = copy(bytes.prefix(capacity), to: segments)
-        return .message(count: count, flags: bytes.count > capacity ? .truncated : [])
+        socket.peer?.roomFreed()
+        return .message(count: min(count, capacity), flags: count > capacity ? .truncated : [])
     }
 
     func send(_ descriptor: Int32, from segments: [UnsafeRawBufferPointer]) -> IOResult {
         guard let socket = socket(descriptor) else { return .failed(.badFileDescriptor) }
         var bytes: [UInt8] = []
+        bytes.reserveCapacity(segments.reduce(0) { $0 + $1.count })
         for segment in segments { bytes += segment }
         return send(socket, bytes, isFaulty: true)
     }
 
     /// unix_stream_sendmsg(), unix_seqpacket_sendmsg(). Programs of the simulation see no faults.
-    func send(_ socket: ModelSocket, _ bytes: [UInt8], isFaulty: Bool) -> IOResult {
+    func send(_ socket: ModelSocket, _ bytes: [UInt8], files: [PassedFile] = [], isFaulty: Bool) -> IOResult {
         if let error = socket.pendingError {
             socket.pendingError = nil
             return .failed(error)
@@ -229,6 +286,7 @@ extension ModelKernel {
         if socket.type == .seqpacket, bytes.count > socket.sendBuffer - ModelSocket.recordOverhead {
             return .failed(.messageTooLong)
         }
+        if socket.type == .stream, bytes.isEmpty { return .count(0) }
         guard socket.queuedByteCount < socket.sendBuffer else { return .wouldBlock }
         // An empty buffer takes everything.
         let isFaulty = isFaulty && socket.queuedByteCount > 0
@@ -243,9 +301,8 @@ extension ModelKernel {
                 count = random.within(1...count)
                 holdBack(socket)
             }
-            guard count > 0 else { return bytes.isEmpty ? .count(0) : .wouldBlock }
         }
-        peer.append(count == bytes.count ? bytes : Array(bytes[..<count]))
+        peer.append(count == bytes.count ? bytes : Array(bytes[..<count]), files)
         peer.wake(.readable)
         activity += 1
         return .count(count)
@@ -271,21 +328,19 @@ extension ModelKernel {
 
     // MARK: Options
 
+    func socketType(_ descriptor: Int32) -> UnixSocketType? {
+        switch object(descriptor) {
+        case .socket(let socket)?: socket.type
+        case .listener(let listener)?: listener.type
+        case .notifier?, .poller?, nil: nil
+        }
+    }
+
     func unreadByteCount(_ descriptor: Int32) -> Int { socket(descriptor)?.unreadByteCount ?? 0 }
 
     func sendBuffer(_ descriptor: Int32) -> Int { socket(descriptor)?.sendBuffer ?? 0 }
 
     func setSendBuffer(_ descriptor: Int32, byteCount: Int) {
         socket(descriptor)?.sendBuffer = max(ModelSocket.minimumSendBuffer, 2 * min(byteCount, maximumSendBuffer))
-    }
-
-    private func copy(_ bytes: ArraySlice<UInt8>, to segments: [UnsafeMutableRawBufferPointer]) -> Int {
-        var rest = bytes
-        for segment in segments where !rest.isEmpty {
-            let part = rest.prefix(segment.count)
-            segment.copyBytes(from: part)
-            rest = rest.dropFirst(part.count)
-        }
-        return bytes.count
     }
 }

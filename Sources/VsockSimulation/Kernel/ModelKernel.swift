@@ -4,7 +4,8 @@
 // and epoll (fs/eventpoll.c). One thread, no clock but the one it is given, and faults that are drawn from a seed:
 // reads and writes that come back short or with EAGAIN although there was something, descriptors that have run out.
 //
-// Files: +Sockets is what af_unix.c does, +Polling what eventpoll.c does; this one keeps the descriptors.
+// Files: +Sockets is what af_unix.c does, +Polling what eventpoll.c does, +Passing what scm.c does; this one keeps the
+// descriptors.
 
 import VsockSystem
 import VsockTestSupport
@@ -31,21 +32,30 @@ final class ModelKernel: SimulatedKernel, @unchecked Sendable {
         case listener(ModelListener)
         case notifier(ModelNotifier)
         case poller(ModelPoller)
+
+        var polled: PolledObject {
+            switch self {
+            case .socket(let socket): socket
+            case .listener(let listener): listener
+            case .notifier(let notifier): notifier
+            case .poller(let poller): poller
+            }
+        }
     }
 
     /// The time.
     var now: UInt64 = 1_000_000_000
-    var faults = KernelFaults.none
+    @exclusivity(unchecked) var faults = KernelFaults.none
     var random: PRNG
     /// Largest SO_SNDBUF that is granted, before it is doubled: net.core.wmem_max.
     let maximumSendBuffer: Int
     /// By path.
     var listeners: [String: ModelListener] = [:]
     /// By descriptor, from ``Simulation/firstDescriptor`` on.
-    private var objects: [Object?] = []
-    private var freeDescriptors: [Int32] = []
+    @exclusivity(unchecked) private var objects: [Object?] = []
+    @exclusivity(unchecked) private var freeDescriptors: [Int32] = []
     /// Calls that moved something: what a simulation takes for progress.
-    var activity = 0
+    @exclusivity(unchecked) var activity = 0
     /// Sockets whose data or room was held back by a fault, and when that ends.
     var heldBack: [(socket: ModelSocket, time: UInt64)] = []
 
@@ -60,6 +70,7 @@ final class ModelKernel: SimulatedKernel, @unchecked Sendable {
     var descriptorCount: Int { objects.count - freeDescriptors.count }
 
     func open(_ object: Object) -> Int32 {
+        object.polled.holderCount += 1
         let descriptor = freeDescriptors.popLast() ?? Simulation.firstDescriptor + Int32(objects.count)
         let index = Int(descriptor - Simulation.firstDescriptor)
         if index == objects.count { objects.append(object) } else { objects[index] = object }
@@ -85,10 +96,17 @@ final class ModelKernel: SimulatedKernel, @unchecked Sendable {
         objects[Int(descriptor - Simulation.firstDescriptor)] = nil
         freeDescriptors.append(descriptor)
         activity += 1
+        drop(object)
+    }
+
+    /// fput(): one that refers to it is gone.
+    func drop(_ object: Object) {
+        object.polled.holderCount -= 1
+        guard object.polled.holderCount == 0 else { return }
         switch object {
         case .socket(let socket): closeSocket(socket)
         case .listener(let listener): closeListener(listener)
-        case .notifier(let notifier): notifier.watchers = []
+        case .notifier(let notifier): notifier.forgetWatchers()
         case .poller(let poller): poller.removeAll()
         }
     }
@@ -96,19 +114,6 @@ final class ModelKernel: SimulatedKernel, @unchecked Sendable {
     // MARK: Notifiers
 
     func makeNotifier() -> Result<Int32, Errno> { openForDevice(.notifier(ModelNotifier())) }
-
-    func signal(_ notifier: Int32) {
-        guard case .notifier(let object)? = object(notifier) else { return }
-        if !object.isSignalled { activity += 1 }
-        object.isSignalled = true
-        object.wake(.readable)
-    }
-
-    func drain(_ notifier: Int32) -> Bool {
-        guard case .notifier(let object)? = object(notifier) else { return false }
-        defer { object.isSignalled = false }
-        return object.isSignalled
-    }
 
     // MARK: Faults
 

@@ -5,11 +5,14 @@
 //
 // A descriptor of a model is recognised by its number, which no descriptor of Linux can have: one comparison per system
 // call is all that this costs. What makes a descriptor asks for the model of the running task.
+//
+// Memory to share is Linux's own in a simulation, too: an access to what is no longer mapped has to end the process.
+// Its descriptors travel over the model's sockets as they do over Linux's.
 
 import Glibc
 
-/// What a model of the kernel must do: the calls that devices make on the sockets of host programs, on readiness and on
-/// the clock. Results are as of the system calls, failures are error numbers.
+/// What a model of the kernel must do: the calls that devices make on the sockets of host programs and of monitors, on
+/// readiness and on the clock. Results are as of the system calls, failures are error numbers.
 package protocol SimulatedKernel: AnyObject, Sendable {
     /// CLOCK_MONOTONIC.
     var now: UInt64 { get }
@@ -18,18 +21,33 @@ package protocol SimulatedKernel: AnyObject, Sendable {
 
     /// socket(2) and connect(2) to a path, non-blocking.
     func connect(to path: String, type: UnixSocketType) -> Result<Int32, Errno>
+    /// socketpair(2), non-blocking.
+    func makePair(_ type: UnixSocketType) -> Result<(Int32, Int32), Errno>
     /// socket(2), bind(2) and listen(2).
-    func listen(at path: String, type: UnixSocketType) -> Result<Int32, Errno>
+    func listen(at path: String, type: UnixSocketType, backlog: Int) -> Result<Int32, Errno>
     /// accept4(2)
     func accept(_ listener: Int32) -> Result<Int32, Errno>
     /// recvmsg(2)
     func receive(
         _ descriptor: Int32, into segments: [UnsafeMutableRawBufferPointer], flags: MessageFlags
     ) -> MessageResult
+    /// recvmsg(2) with room for descriptors.
+    func receive(
+        _ descriptor: Int32, into buffer: UnsafeMutableRawBufferPointer, descriptors: inout DescriptorList,
+        flags: MessageFlags
+    ) -> MessageResult
     /// sendmsg(2)
     func send(_ descriptor: Int32, from segments: [UnsafeRawBufferPointer]) -> IOResult
+    /// sendmsg(2) with descriptors, of the model or of Linux.
+    func send(_ descriptor: Int32, from buffer: UnsafeRawBufferPointer, descriptors: [Int32]) -> IOResult
+    /// read(2)
+    func read(_ descriptor: Int32, into buffer: UnsafeMutableRawBufferPointer) -> IOResult
+    /// write(2)
+    func write(_ descriptor: Int32, from buffer: UnsafeRawBufferPointer) -> IOResult
     /// shutdown(2)
     func shutdown(_ descriptor: Int32, _ direction: SocketOptions.Direction) -> Errno?
+    /// SO_TYPE of a socket, which is of family AF_UNIX; nil for what is no socket.
+    func socketType(_ descriptor: Int32) -> UnixSocketType?
     /// FIONREAD
     func unreadByteCount(_ descriptor: Int32) -> Int
     /// SO_SNDBUF as it is read.
@@ -41,10 +59,6 @@ package protocol SimulatedKernel: AnyObject, Sendable {
 
     /// eventfd(2)
     func makeNotifier() -> Result<Int32, Errno>
-    /// write(2) to an eventfd.
-    func signal(_ notifier: Int32)
-    /// read(2) from an eventfd; true if it was signalled.
-    func drain(_ notifier: Int32) -> Bool
 
     /// epoll_create1(2)
     func makePoller() -> Result<Int32, Errno>
@@ -98,6 +112,17 @@ extension SimulatedKernel {
         case .message(let count, _): .count(count)
         case .wouldBlock: .wouldBlock
         case .failed(let errno): .failed(errno)
+        }
+    }
+
+    /// As ``EventNotifier/drain(_:)``.
+    func drain(_ descriptor: Int32, _ buffer: UnsafeMutableRawBufferPointer) -> IOResult {
+        var total = 0
+        while true {
+            let result = read(descriptor, into: buffer)
+            guard case .count(let count) = result else { return total > 0 ? .count(total) : result }
+            total += count
+            if count < buffer.count { return .count(total) }
         }
     }
 
