@@ -239,6 +239,27 @@ struct FrontendLifecycleTests {
         #expect(try device.inspect { $0.loop.iterationCount } - before < 500)
     }
 
+    @Test("kicks in vain are looked at now and then, and no packet is left behind them")
+    func vainKicks() throws {
+        let device = try TestDevice()
+        let (guest, listener) = try connected(device)
+        let host = try listener.take()
+        let before = try device.inspect { $0.loop.iterationCount }
+        let start = MonotonicClock.now()
+        for round in 0..<20 {
+            for _ in 0..<5000 {
+                guest.kick(Self.transmit)
+                guest.kick(Self.receive)
+            }
+            // In the middle of a pause.
+            try exchange(guest, host, UInt8(round))
+        }
+        // Each pause begins after so many looks and ends with two more, and so does each of the packets.
+        let pauses = Int((MonotonicClock.now() - start) / KickPause.nanoseconds)
+        let count = try device.inspect { $0.loop.iterationCount } - before
+        #expect(count < 4 * pauses + 20 * (KickPause.vainKickLimit + 20), "\(count) iterations, \(pauses) pauses")
+    }
+
     // MARK: Parts
 
     /// The read end of a pipe whose write end is closed.

@@ -68,10 +68,23 @@ extension VhostUserSession {
         do throws(SystemCallError) {
             // Each write to an eventfd is an edge, so that its count need not be read; a pipe would fill up.
             let drains = EventNotifier.needsDraining(kick)
-            queues[queue].kickWatch = try loop.watch(
-                kick, drains ? .readable : [.readable, .edgeTriggered], KickHandler(kick, self, queue, drains: drains))
+            let events: PollEvents = drains ? .readable : [.readable, .edgeTriggered]
+            queues[queue].kickEvents = events
+            queues[queue].kickWatch = try loop.watch(kick, events, KickHandler(kick, self, queue, drains: drains))
         } catch {
             log.error("kicks cannot be watched", metadata: ["queue": "\(queue)", "error": "\(error)"])
+        }
+    }
+
+    /// Looks at the kick descriptors, or away from them.
+    func watchKicks(_ isWatched: Bool) {
+        for queue in queues {
+            guard let watch = queue.kickWatch, let kick = queue.kick?.rawValue else { continue }
+            do throws(SystemCallError) {
+                try loop.modify(watch, kick, isWatched ? queue.kickEvents : [])
+            } catch {
+                log.error("kicks cannot be watched", metadata: ["error": "\(error)"])
+            }
         }
     }
 
@@ -91,6 +104,7 @@ extension VhostUserSession {
 
     fileprivate func kicked(_ queue: Int, _ drained: IOResult) {
         device.kicked(queue)
+        kickPause.kicked(vainCount: device.vainKickCount)
         switch drained {
         case .count(0), .failed:
             // A pipe whose writer is gone is readable for ever.

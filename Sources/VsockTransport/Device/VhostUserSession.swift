@@ -21,6 +21,7 @@ final class VhostUserSession: PollHandler, QueueNotifier {
     final class Queue {
         var kick: OwnedFileDescriptor?
         var kickWatch: Watch?
+        var kickEvents: PollEvents = []
         var call: OwnedFileDescriptor?
         var error: OwnedFileDescriptor?
         var isRunning = false
@@ -50,6 +51,7 @@ final class VhostUserSession: PollHandler, QueueNotifier {
     var createdInflight: SharedMemory?
     /// User Mode Linux takes its device away when this is closed.
     private var backendChannel: OwnedFileDescriptor?
+    private(set) lazy var kickPause = KickPause(loop, self)
 
     /// Serves a monitor; `ended` is called when it has left.
     init(
@@ -92,6 +94,7 @@ final class VhostUserSession: PollHandler, QueueNotifier {
         loop.unwatch(watch, descriptor.rawValue)
         self.watch = nil
         for index in queues.indices { stopKicks(index) }
+        kickPause.stop()
         device.driverLeft()
         device.setMemory(nil)
         if device.notifier === self { device.notifier = nil }

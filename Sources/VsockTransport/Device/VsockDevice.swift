@@ -68,6 +68,8 @@ final class VsockDevice: LoopTask {
     @exclusivity(unchecked) var segments: SegmentList
     /// Whether the guest has to post receive buffers before anything can go on.
     @exclusivity(unchecked) var isStarved = false
+    /// Kicks since the device has last found something that the driver has added.
+    var vainKickCount = 0
     /// Whether packets of the guest wait until it has taken replies.
     @exclusivity(unchecked) var waitsForReplies = false
     @exclusivity(unchecked) var counters = VsockDeviceCounters()
@@ -268,7 +270,14 @@ final class VsockDevice: LoopTask {
 
     /// The driver has kicked a queue.
     func kicked(_ index: Int) {
-        if index == QueueIndex.receive { hostSide.exclusively { isStarved = false } }
+        vainKickCount += 1
+        if index == QueueIndex.receive {
+            hostSide.exclusively {
+                // It was asked for.
+                if isStarved { vainKickCount = 0 }
+                isStarved = false
+            }
+        }
         loop.schedule(self)
     }
 
