@@ -244,6 +244,24 @@ struct FrontendLifecycleTests {
         let device = try TestDevice()
         let (guest, listener) = try connected(device)
         let host = try listener.take()
+        try flood(device, guest) { round in try exchange(guest, host, UInt8(round)) }
+    }
+
+    @Test("kicks in vain of a guest that owes the device receive buffers are looked at now and then, too")
+    func vainKicksWithoutBuffers() throws {
+        let device = try TestDevice()
+        let guest = try RingGuest(device)
+        // Nobody listens: the device has a reset for the guest.
+        try guest.send(guest.packet(.request))
+        try eventually { try device.inspect { $0.isStarved } }
+        try flood(device, guest) { _ in }
+        try guest.post([100])
+        #expect(try guest.next()?.header.operation == .reset)
+    }
+
+    /// Kicks and kicks, at times with something to do, which is then done in the middle of a pause; the device's loop
+    /// may not turn for each.
+    private func flood(_ device: TestDevice, _ guest: RingGuest, _ work: (Int) throws -> Void) throws {
         let before = try device.inspect { $0.loop.iterationCount }
         let start = MonotonicClock.now()
         for round in 0..<20 {
@@ -251,8 +269,7 @@ struct FrontendLifecycleTests {
                 guest.kick(Self.transmit)
                 guest.kick(Self.receive)
             }
-            // In the middle of a pause.
-            try exchange(guest, host, UInt8(round))
+            try work(round)
         }
         // Each pause begins after so many looks and ends with two more, and so does each of the packets.
         let pauses = Int((MonotonicClock.now() - start) / KickPause.nanoseconds)

@@ -26,7 +26,6 @@ extension VsockDevice {
     func processTransmitQueue() -> Bool {
         guard let queue = transmitQueue, let memory else { return false }
         queue.ring.disableKicks()
-        let start = queue.ring.nextAvailableIndex
         var hasMore = false
         do throws(VirtqueueError) {
             hasMore = try takeBatch(queue, memory)
@@ -36,7 +35,6 @@ extension VsockDevice {
             return false
         }
         finishBatch(queue)
-        if queue.ring.nextAvailableIndex != start { vainKickCount = 0 }
         guard !hasMore else { return true }
         // Without room for replies, packets wait until the guest has taken some.
         waitsForReplies = !hostSide.canReceive

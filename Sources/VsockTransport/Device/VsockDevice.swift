@@ -69,7 +69,8 @@ final class VsockDevice: LoopTask {
     /// Whether the guest has to post receive buffers before anything can go on.
     @exclusivity(unchecked) var isStarved = false
     /// Kicks since the device has last found something that the driver has added.
-    var vainKickCount = 0
+    private(set) var vainKickCount = 0
+    private var positionsAtKick = QueuePositions()
     /// Whether packets of the guest wait until it has taken replies.
     @exclusivity(unchecked) var waitsForReplies = false
     @exclusivity(unchecked) var counters = VsockDeviceCounters()
@@ -270,15 +271,22 @@ final class VsockDevice: LoopTask {
 
     /// The driver has kicked a queue.
     func kicked(_ index: Int) {
-        vainKickCount += 1
-        if index == QueueIndex.receive {
-            hostSide.exclusively {
-                // It was asked for.
-                if isStarved { vainKickCount = 0 }
-                isStarved = false
-            }
+        hostSide.exclusively {
+            let positions = QueuePositions(
+                receive: receiveQueue?.ring.nextAvailableIndex, transmit: transmitQueue?.ring.nextAvailableIndex,
+                event: eventQueue?.ring.nextAvailableIndex)
+            vainKickCount = positions == positionsAtKick ? vainKickCount + 1 : 0
+            positionsAtKick = positions
+            if index == QueueIndex.receive { isStarved = false }
         }
         loop.schedule(self)
+    }
+
+    /// How far the device has come in each queue that runs.
+    private struct QueuePositions: Equatable {
+        var receive: UInt16?
+        var transmit: UInt16?
+        var event: UInt16?
     }
 
     private func updateDeadline() { loop.setDeadline(hostSide.nextDeadline, for: self) }
