@@ -131,7 +131,8 @@ let package = Package(
                 "VsockSimulation", "VsockTestSupport",
                 .product(name: "Logging", package: "swift-log"),
             ], swiftSettings: settings),
-        .testTarget(name: "SimulationTests", dependencies: ["VsockSimulation"], swiftSettings: settings),
+        .testTarget(
+            name: "SimulationTests", dependencies: ["VsockSimulation", "VsockSystem"], swiftSettings: settings),
         .testTarget(name: "LayeringTests", swiftSettings: settings),
         .testTarget(
             name: "VsockCommandTests",

@@ -19,13 +19,15 @@ public enum DescriptorIO {
 
     /// read(2)
     public static func read(_ descriptor: Int32, into buffer: UnsafeMutableRawBufferPointer) -> IOResult {
-        IOResult(systemCall: systemCall { Glibc.read(descriptor, buffer.baseAddress, buffer.count) })
+        if let kernel = Simulation.kernel(of: descriptor) { return kernel.read(descriptor, into: buffer) }
+        return IOResult(systemCall: systemCall { Glibc.read(descriptor, buffer.baseAddress, buffer.count) })
     }
 
     /// write(2). On a pipe or stream socket whose reader is gone it raises SIGPIPE, unlike the sends below: see
     /// ``SignalReceiver/ignoreBrokenPipe()``.
     public static func write(_ descriptor: Int32, from buffer: UnsafeRawBufferPointer) -> IOResult {
-        IOResult(systemCall: systemCall { Glibc.write(descriptor, buffer.baseAddress, buffer.count) })
+        if let kernel = Simulation.kernel(of: descriptor) { return kernel.write(descriptor, from: buffer) }
+        return IOResult(systemCall: systemCall { Glibc.write(descriptor, buffer.baseAddress, buffer.count) })
     }
 
     /// readv(2)
