@@ -132,10 +132,12 @@ struct TerminalInputTests {
         while !rest.isEmpty {
             let chunk = rest.prefix(Int.random(in: 1...TerminalInputEncoder.chunkSizeMax, using: &generator))
             rest = rest.dropFirst(chunk.count)
+            let count = line.lineCount
             line.type(TerminalInputEncoder.encode(chunk))
+            #expect(line.lineCount == count + 1, "seed \(seed)")
         }
         #expect(line.received == content, "seed \(seed)")
-        #expect(!line.isEnded && line.longest < 4096, "seed \(seed)")
+        #expect(!line.isEnded && line.longest < 4096 - 128, "seed \(seed)")
         line.type(TerminalInputEncoder.endOfFile)
         #expect(line.isEnded)
     }
@@ -145,6 +147,7 @@ struct TerminalInputTests {
         var received: [UInt8] = []
         var isEnded = false
         var longest = 0
+        var lineCount = 0
         private var pending: [UInt8] = []
         private var isLiteral = false
 
@@ -167,6 +170,7 @@ struct TerminalInputTests {
         private mutating func handOver() {
             received += pending
             pending = []
+            lineCount += 1
         }
     }
 }

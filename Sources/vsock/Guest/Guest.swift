@@ -80,7 +80,7 @@ package enum Guest {
             environment: boot.environment)
         return GuestRelay(
             streams: streams, channels: ours, log: logReader,
-            encodesInput: configuration.kernel.monitor == .userModeLinux, process: process)
+            usesTerminalLines: configuration.kernel.monitor == .userModeLinux, process: process)
     }
 
     private static func deadline(_ seconds: Int, after start: UInt64) -> UInt64 {

@@ -4,9 +4,10 @@
 //
 // The command's three streams and a control channel are devices: terminal lines in User Mode Linux, virtio-console ports
 // in QEMU. The command gets pipes, copied to and from the devices, so that it finds no terminal where there is none.
-// Input is copied by dd: busybox's cat uses sendfile(2), which keeps what a terminal line gives until the line ends.
-// On the control channel the guest says "ready", then "exit STATUS", or "error REASON"; when the host closes the
-// channel, the guest ends, so that no guest outlives the process that booted it.
+// A terminal line carries input in chunks, each one read by dd and then said to be taken (see GuestRelay.swift).
+// On the control channel the guest says "ready", "taken" for a chunk of input, "closed" when the command takes no more,
+// then "exit STATUS", or "error REASON"; when the host closes the channel, the guest ends, so that no guest outlives the
+// process that booted it.
 
 /// Writes the scripts.
 package struct GuestInit {
@@ -71,7 +72,7 @@ package struct GuestInit {
             for i in 0 2 3; do $b stty -F /dev/ttyS$i raw -echo; done
             $b stty -F /dev/ttyS1 raw -echo icanon iexten eof ^D lnext ^V intr undef quit undef erase undef \\
                 kill undef eol undef eol2 undef start undef stop undef susp undef rprnt undef werase undef
-            ($b cat <&3 >/dev/null 2>&1; end) &
+            ($b cat <&3 >/dev/null 2>&1; end) & control=$!
 
             """
         case .qemu:
@@ -94,7 +95,7 @@ package struct GuestInit {
             port output; exec 5>$p
             port errors; exec 6>$p
             echo hello >&3
-            ($b cat <&3 >/dev/null 2>&1; end) &
+            ($b cat <&3 >/dev/null 2>&1; end) & control=$!
 
             """
         }
@@ -145,7 +146,7 @@ package struct GuestInit {
         let words = ([env, "-i"] + configuration.environment + configuration.command).map(Self.quoted)
         return """
             $b mkfifo $w/input $w/output $w/errors
-            $b dd bs=4096 <&4 >$w/input 2>/dev/null & i=$!
+            \(input)
             $b cat <$w/output >&5 & o=$!
             $b cat <$w/errors >&6 & e=$!
             (exec 3>&- 4>&- 5>&- 6>&-; exec \(words.joined(separator: " "))) \\
@@ -153,15 +154,40 @@ package struct GuestInit {
             echo ready >&3
             wait $c; s=$?
             # What the command left running ends with it; what it wrote is still delivered.
+            kill -9 $control
             for p in /proc/[0-9]*; do
                 p=${p#/proc/}
                 case " 1 $o $e " in *" $p "*) ;; *) kill -9 $p ;; esac
             done 2>/dev/null
             wait $o $e
+            \(flush)
             echo "exit $s" >&3
             end
 
             """
+    }
+
+    /// Copies the input to the command's pipe.
+    private var input: String {
+        switch configuration.kernel.monitor {
+        case .userModeLinux:
+            // dd says how much it has read on its standard error, 0+0 records at the end of the file.
+            """
+            (while n=$($b dd bs=4096 count=1 <&4 2>&1 >&7); do
+                case $n in 0+0*) exit ;; esac
+                echo taken >&3
+            done; echo closed >&3) 7>$w/input &
+            """
+        case .qemu: "$b dd bs=4096 <&4 >$w/input 2>/dev/null &"
+        }
+    }
+
+    /// Waits until the host has the output: to set a terminal line's mode waits until the line has passed on everything.
+    private var flush: String {
+        switch configuration.kernel.monitor {
+        case .userModeLinux: "for d in /dev/ttyS2 /dev/ttyS3; do $b stty -F $d raw; done"
+        case .qemu: ":"
+        }
     }
 
     /// A word of the shell that stands for exactly this text.

@@ -2,6 +2,11 @@
 // Copies between a running guest's channels and the caller's streams, and follows what the guest says on its control
 // channel. One thread, one poll(2); standard input waits for the guest, and the guest for standard output.
 // Nothing goes into the guest before it says "ready": until then its terminal lines are not set up.
+//
+// User Mode Linux's terminal lines lose two things, and the guest would wait for ever. A line whose buffer fills is
+// throttled, and never watched again once it has been read empty: so one chunk, which fits, is on its way at a time, and
+// the guest says "taken". And the host need not send SIGIO for room in a socket that has just been found full: so a guest
+// that is silent is nudged, as any SIGIO makes it look at all its lines.
 
 import VsockSystem
 
@@ -52,7 +57,8 @@ struct GuestRelay {
     let streams: GuestStreams
     private(set) var channels: [GuestBoot.Channel: SharedFileDescriptor]
     let log: Int32
-    let encodesInput: Bool
+    /// Whether the channels are terminal lines of User Mode Linux.
+    let usesTerminalLines: Bool
     /// The process that runs the guest. Its end shows here and not always on the channels: when User Mode Linux crashes,
     /// its helpers live on with copies of the descriptors.
     let process: ChildProcess
@@ -61,6 +67,8 @@ struct GuestRelay {
     private var openOutputs: [Int32: Int32]
     private var isLogOpen = true
     private var isInputOpen: Bool
+    /// Whether the guest has still to say that it has taken the last chunk.
+    private var isChunkUnderWay = false
     private var pending: ArraySlice<UInt8> = []
     private var controlText: [UInt8] = []
     private var console: [UInt8] = []
@@ -71,16 +79,17 @@ struct GuestRelay {
     /// A control line is a word and a short reason; what is longer is not ours.
     private static let controlTextMax = 4096
     private static let consoleKeptMax = 1 << 14
-    private static let processCheckNanoseconds: UInt64 = 250_000_000
+    private static let silenceNanoseconds: UInt64 = 250_000_000
+    private static let nudge: [UInt8] = [UInt8(ascii: "\n")]
 
     init(
-        streams: GuestStreams, channels: [GuestBoot.Channel: SharedFileDescriptor], log: Int32, encodesInput: Bool,
+        streams: GuestStreams, channels: [GuestBoot.Channel: SharedFileDescriptor], log: Int32, usesTerminalLines: Bool,
         process: ChildProcess
     ) {
         self.streams = streams
         self.channels = channels
         self.log = log
-        self.encodesInput = encodesInput
+        self.usesTerminalLines = usesTerminalLines
         self.process = process
         openOutputs = [:]
         if let output = channels[.output] { openOutputs[output.rawValue] = streams.output }
@@ -108,9 +117,9 @@ struct GuestRelay {
             let limit = isReady ? deadline : min(bootDeadline, deadline)
             let timeout = limit > now ? limit - now : 0
             let count = try? DescriptorIO.waitUntilReady(
-                &wanted, timeoutNanoseconds: min(timeout, Self.processCheckNanoseconds))
+                &wanted, timeoutNanoseconds: min(timeout, Self.silenceNanoseconds))
             guard let count else { return .gone }
-            if count == 0, (try? process.hasEnded()) != false { end = .gone }
+            if count == 0 { handleSilence() }
             let wasReady = isReady
             for interest in wanted where !interest.ready.isEmpty { handle(interest.descriptor) }
             if isReady, !wasReady { onReady() }
@@ -137,7 +146,11 @@ struct GuestRelay {
         for descriptor in openOutputs.keys { add(descriptor) }
         if isLogOpen { add(log) }
         if isReady, isInputOpen {
-            if pending.isEmpty { add(streams.input) } else { add(channels[.input]?.rawValue, .writable) }
+            if !pending.isEmpty {
+                add(channels[.input]?.rawValue, .writable)
+            } else if !isChunkUnderWay {
+                add(streams.input)
+            }
         }
         return wanted
     }
@@ -155,6 +168,14 @@ struct GuestRelay {
             writePending()
         } else if descriptor == streams.input {
             readInput()
+        }
+    }
+
+    private mutating func handleSilence() {
+        if (try? process.hasEnded()) != false {
+            end = .gone
+        } else if usesTerminalLines, isReady, let control = channels[.control] {
+            _ = Self.nudge.withUnsafeBytes { DescriptorIO.send(control.rawValue, from: $0) }
         }
     }
 
@@ -180,6 +201,8 @@ struct GuestRelay {
         case "ready":
             isReady = true
             if streams.input == nil { endInput() }
+        case "taken": isChunkUnderWay = false
+        case "closed": (pending, isInputOpen) = ([], false)
         case "exit": end = .exit(words.last.flatMap { Int32($0) } ?? 1)
         case "error": end = .refused(words.dropFirst().first.map(String.init) ?? "no reason given")
         default: break
@@ -236,11 +259,13 @@ struct GuestRelay {
 
     private mutating func readInput() {
         guard let input = streams.input else { return }
-        let limit = encodesInput ? TerminalInputEncoder.chunkSizeMax : Self.chunkSize
+        let limit = usesTerminalLines ? TerminalInputEncoder.chunkSizeMax : Self.chunkSize
         switch Chunk(reading: input, limit: limit) {
         case .wouldBlock: return
         case .end: endInput()
-        case .bytes(let bytes): pending = encodesInput ? TerminalInputEncoder.encode(bytes[...])[...] : bytes[...]
+        case .bytes(let bytes):
+            pending = usesTerminalLines ? TerminalInputEncoder.encode(bytes[...])[...] : bytes[...]
+            isChunkUnderWay = usesTerminalLines
         }
         writePending()
     }
@@ -257,8 +282,8 @@ struct GuestRelay {
     private mutating func endInput() {
         guard isInputOpen, let channel = channels[.input] else { return }
         isInputOpen = false
-        // Nothing is pending here, and one byte more always fits an empty line.
-        if encodesInput {
+        // Nothing is under way here, and one byte more always fits an empty line.
+        if usesTerminalLines {
             _ = TerminalInputEncoder.endOfFile.withUnsafeBytes { DescriptorIO.send(channel.rawValue, from: $0) }
         } else {
             try? SocketOptions.shutdown(channel.rawValue, .send)
