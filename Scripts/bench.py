@@ -218,16 +218,20 @@ class Bench:
         return rows
 
     def in_process(self):
-        rows = ["| message | driver and device in one process | memcpy of the same bytes | share | "
-                "memcpy from thread to thread |", "|---|---|---|---|---|"]
+        rows = ["| message | guest to host, one thread | by memcpy | host to guest, one thread | by memcpy | "
+                "guest to host, threads | memcpy of the same bytes | memcpy from thread to thread |",
+                "|---|---|---|---|---|---|---|---|"]
         for size in ["4K", "64K"]:
-            # Four threads take turns on few cores: with a small window they wait for each other most of the time.
+            # Threads take turns on few cores: with a small window they wait for each other most of the time.
             options = ["--buf-size", size, "--vsk-size", "1M"]
             driver = ["--transport", f"driver:{self.directory}/in-process.sock", "--in-process", *options]
-            result = self.compare({"device": driver, "memcpy": ["--baseline", "memory-copy", *options],
-                                   "threads": ["--baseline", "thread-copy", *options]})
-            rows.append(row([size, gigabits(result["device"]), gigabits(result["memcpy"]),
-                             ratio(result["device"], result["memcpy"]), gigabits(result["threads"])]))
+            result = self.compare({"up": [*driver, "--one-thread"],
+                                   "down": [*driver, "--one-thread", "--direction", "host-to-guest"],
+                                   "threads": driver, "memcpy": ["--baseline", "memory-copy", *options],
+                                   "copies": ["--baseline", "thread-copy", *options]})
+            rows.append(row([size, gigabits(result["up"]), ratio(result["up"], result["memcpy"]),
+                             gigabits(result["down"]), ratio(result["down"], result["memcpy"]),
+                             gigabits(result["threads"]), gigabits(result["memcpy"]), gigabits(result["copies"])]))
         return rows
 
     def growth(self):

@@ -54,7 +54,7 @@ struct LowLevelTests {
     func connectWithoutWaiting() throws {
         let table = SocketTable(
             EndpointConfiguration(localCID: 3, peerCID: nil, framing: .standard), isReady: true)
-        table.foreignCarrier = silence
+        table.carrier = silence
         let socket = table.makeSocket(.stream)
         try socket.bind(to: VsockAddress(cid: .any, port: 5000))
         let host = VsockAddress(cid: .host, port: 1234)

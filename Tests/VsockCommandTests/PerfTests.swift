@@ -87,7 +87,19 @@ import VsockSystem
         #expect(fields["bytes"] == "1048576")
     }
 
-    @Test("a capture has every packet once", arguments: ["loopback", "device", "in-process"])
+    @Test("one thread sends and receives", arguments: ["guest-to-host", "host-to-guest"], ["stream", "seqpacket"])
+    func oneThread(direction: String, type: String) throws {
+        let directory = try TemporaryDirectory()
+        let fields = try run([
+            "--transport", "driver:\(directory.file("vm.sock"))", "--in-process", "--one-thread", "--direction",
+            direction,
+            "--type", type, "--buf-size", "64K", "--bytes", "1M",
+        ])
+        #expect(fields["bytes"] == "1048576")
+        #expect(fields["direction"] == direction)
+    }
+
+    @Test("a capture has every packet once", arguments: ["loopback", "device", "in-process", "one-thread"])
     func capture(way: String) throws {
         let directory = try TemporaryDirectory()
         let (socket, path, file) = (directory.file("vm.sock"), directory.file("vm.vsock"), directory.file("c.pcap"))
@@ -98,8 +110,8 @@ import VsockSystem
                 ["serve", "--socket", socket, "--uds-path", path, "--log-level", "error"], inputPath: "/dev/null")
             try poll { access(path + "_seqpacket", F_OK) == 0 }
             selection += ["--uds", path]
-        } else if way == "in-process" {
-            selection.append("--in-process")
+        } else if way != "loopback" {
+            selection += way == "in-process" ? ["--in-process"] : ["--in-process", "--one-thread"]
         }
         _ = try run(selection + ["--bytes", "64K", "--buf-size", "4K", "--capture", file])
         let dump = try RunningCommand(["dump", file], inputPath: "/dev/null")
@@ -164,7 +176,10 @@ import VsockSystem
             "--zerocopy --sender 2 --direction round-trip", "--zerocopy --sender 2 --baseline unix",
             "--transport x", "--uds /tmp/x", "--transport loopback --uds /tmp/x", "--in-process", "--device-pid 1",
             "--sender 2 --transport driver:/s --uds /u", "--uds /u --in-process --transport driver:/s", "--sender x",
-            "--vsk-size 4G", "--baseline tcp", "--rcvlowat 257K",
+            "--one-thread", "--transport loopback --one-thread", "--transport driver:/s --uds /u --one-thread",
+            "--transport driver:/s --in-process --one-thread --connections 2",
+            "--transport driver:/s --in-process --one-thread --direction round-trip", "--vsk-size 4G", "--baseline tcp",
+            "--rcvlowat 257K",
             "--capture /tmp/x", "--capture /tmp/x --transport uds:/tmp/x", "--capture /tmp/x --baseline unix",
         ])
     func usage(line: String) throws {

@@ -18,6 +18,8 @@ protocol DeviceHost: AnyObject {
     var socketEntries: [SocketEntry] { get }
     /// Whether another packet can be received.
     var canReceive: Bool { get }
+    /// Whether other threads take the guest's packets: see ``PolledPackets``.
+    var isPolled: Bool { get }
     /// When ``expire()`` wants to be called; nil when the host has a timer of its own.
     var nextDeadline: Instant? { get }
     /// Whether the guest's buffers are needed.
@@ -37,4 +39,8 @@ protocol DeviceHost: AnyObject {
     func resetConnections()
     /// Timers of connections that have run out.
     func expire()
+}
+
+extension DeviceHost {
+    var isPolled: Bool { false }
 }

@@ -23,15 +23,17 @@ public final class SocketDevice: Sendable {
         do throws(SystemCallError) {
             let mailbox = try LoopMailbox()
             host = SocketDeviceHost(table, guestCID: guest, mailbox: mailbox)
-            table.foreignCarrier = host
+            table.carrier = host
             worker = try DeviceWorker(
                 configuration, host: host, mailbox: mailbox,
                 busyPollNanoseconds: DeviceDaemon.defaultBusyPollNanoseconds, log: log)
         } catch {
+            table.carrier = nil
             throw DeviceDaemonError("\(error)")
         }
         if let failure = worker.waitUntilReady() {
             worker.join()
+            table.carrier = nil
             throw DeviceDaemonError(failure)
         }
     }
@@ -53,6 +55,9 @@ public final class SocketDevice: Sendable {
     public func stop() {
         worker.stop()
         worker.join()
-        host.table.lock.withLock { host.table.fail() }
+        host.table.lock.withLock {
+            host.table.fail()
+            host.table.carrier = nil
+        }
     }
 }

@@ -2,9 +2,9 @@
 //
 // A device whose host is this process: the guest's connections are sockets of a table.
 //
-// An application's thread fills the guest's buffers by itself. So the device's queues are shared with its event loop,
-// and the table's lock guards them: the loop does everything inside of `exclusively`. Only a queue that is found broken
-// is left to the loop.
+// An application's thread fills the guest's buffers by itself, and one that does not wait takes the guest's packets: see
+// PolledPackets. So the device's queues are shared with its event loop, and the table's lock guards them: the loop does
+// everything inside of `exclusively`. Only a queue that is found broken is left to the loop.
 
 import Logging
 import VirtioQueue
@@ -18,11 +18,17 @@ final class SocketDeviceHost: DeviceHost, PacketCarrier, @unchecked Sendable {
     let table: SocketTable
     private let guestCID: VsockAddress.ContextID
     private let mailbox: LoopMailbox
-    weak var carrier: LoopTask?
+    /// Takes itself away when it stops. A weak reference would make each of the others to it slow.
+    unowned var carrier: LoopTask?
+    /// The device that is `carrier`, as long as its driver is there: it owns this.
+    @exclusivity(unchecked) private var device: VsockDevice?
     /// Whether the slots reserved now have room for payload.
     private var reservesPayload = false
     /// Whether the loop has been told of a broken queue.
     private var hasBroken = false
+    @exclusivity(unchecked) private var polling = PolledPackets()
+    /// Whether the loop looks from time to time whether the polling goes on. Belongs to the loop.
+    private lazy var pollWatch = PollWatch(self)
 
     init(_ table: SocketTable, guestCID: VsockAddress.ContextID, mailbox: LoopMailbox) {
         self.table = table
@@ -30,10 +36,8 @@ final class SocketDeviceHost: DeviceHost, PacketCarrier, @unchecked Sendable {
         self.mailbox = mailbox
     }
 
-    private var device: VsockDevice? { carrier as? VsockDevice }
-
     /// Lets `tap` see the packets of the device's queues.
-    func setTap(_ tap: (any PacketTap)?) { exclusively { device?.setTap(tap) } }
+    func setTap(_ tap: (any PacketTap)?) { exclusively { (carrier as? VsockDevice)?.setTap(tap) } }
 
     // MARK: DeviceHost
 
@@ -41,6 +45,8 @@ final class SocketDeviceHost: DeviceHost, PacketCarrier, @unchecked Sendable {
         get { table.isReady }
         set {
             hasBroken = false
+            polling.end()
+            device = newValue ? carrier as? VsockDevice : nil
             table.isReady = newValue
             if newValue { table.wake(&table.readyWaiters) }
         }
@@ -109,23 +115,93 @@ final class SocketDeviceHost: DeviceHost, PacketCarrier, @unchecked Sendable {
                 queue.ring.disableKicks()
             }
         } catch {
-            hasBroken = true
-            mailbox.submit { [weak self] _ in
-                self?.exclusively { self?.device?.queueBroke(VsockDevice.QueueIndex.receive, error) }
-            }
+            broke(VsockDevice.QueueIndex.receive, error)
             return nil
         }
         return buffers.nextCapacity
+    }
+
+    private func broke(_ queue: Int, _ error: VirtqueueError) {
+        hasBroken = true
+        mailbox.submit { [weak self] _ in self?.exclusively { self?.device?.queueBroke(queue, error) } }
+    }
+
+    private func scheduleDevice() {
+        mailbox.submit { [weak self] loop in
+            if let carrier = self?.carrier { loop.schedule(carrier) }
+        }
     }
 
     func commit(_ header: PacketHeader, _ payload: UnsafeRawBufferPointer) {
         guard let device, let buffers = device.buffers else { return }
         if payload.isEmpty { buffers.commit(header) } else { buffers.commit(header, payload: payload) }
         // Packets of the guest may wait until it has taken replies.
-        if device.waitsForReplies, canReceive {
-            mailbox.submit { [weak self] loop in
-                if let carrier = self?.carrier { loop.schedule(carrier) }
+        if device.waitsForReplies, canReceive { scheduleDevice() }
+    }
+
+    // MARK: Polling
+
+    var isPolled: Bool { polling.isPolled }
+
+    func poll(byteCount: Int) -> Bool {
+        guard let device, !hasBroken, !device.waitsForReplies else { return false }
+        let wasPolled = polling.isPolled
+        do throws(VirtqueueError) {
+            guard try device.pollTransmitQueue(byteCount: byteCount) else {
+                endPolling(device)
+                return false
             }
+        } catch {
+            polling.end()
+            broke(VsockDevice.QueueIndex.transmit, error)
+            return false
         }
+        polling.found()
+        if !polling.isPolled {
+            awaitKick(device)
+        } else if !wasPolled {
+            device.transmitQueue?.ring.disableKicks()
+            mailbox.submit { [weak self] loop in self?.pollWatch.start(loop) }
+        }
+        return true
+    }
+
+    /// The loop takes the guest's packets again.
+    private func endPolling(_ device: VsockDevice) {
+        let wasPolled = polling.isPolled
+        polling.end()
+        if wasPolled { awaitKick(device) }
+    }
+
+    /// The kick that was asked for has come, or comes no more.
+    private func awaitKick(_ device: VsockDevice) {
+        if device.transmitQueue?.ring.enableKicks() == true { scheduleDevice() }
+    }
+
+    /// The loop looks; whether it is to do so again.
+    fileprivate func lookAtPolling() -> Bool {
+        exclusively {
+            let wasPolled = polling.isPolled
+            guard !polling.look() else { return true }
+            if wasPolled, let device { awaitKick(device) }
+            return false
+        }
+    }
+}
+
+/// The loop's looks at whether callers still take the guest's packets.
+private final class PollWatch: LoopTask {
+    private unowned let host: SocketDeviceHost
+    private weak var loop: EventLoop?
+
+    init(_ host: SocketDeviceHost) { self.host = host }
+
+    func start(_ loop: EventLoop) {
+        self.loop = loop
+        loop.setDeadline(loop.now.advanced(byNanoseconds: PolledPackets.lookNanoseconds), for: self)
+    }
+
+    override func deadlinePassed() {
+        if let loop, host.lookAtPolling() { start(loop) }
     }
 }

@@ -35,7 +35,12 @@ final class VhostUserServer: PollHandler {
         }
         super.init()
         retry.server = self
-        watch = try loop.watch(listener.rawDescriptor, [.readable], self)
+        do throws(SystemCallError) {
+            watch = try loop.watch(listener.rawDescriptor, [.readable], self)
+        } catch {
+            device.stop()
+            throw error
+        }
     }
 
     /// Resets the guest's connections, closes and removes the sockets.

@@ -41,9 +41,27 @@ extension VsockDevice {
         return waitsForReplies ? false : queue.ring.enableKicks()
     }
 
-    private func takeBatch(_ queue: RunningQueue, _ memory: GuestMemory) throws(VirtqueueError) -> Bool {
+    /// Takes packets of about `byteCount` bytes on the thread of a caller, inside of `exclusively`; whether there were
+    /// any. Kicks stay as they are.
+    func pollTransmitQueue(byteCount: Int) throws(VirtqueueError) -> Bool {
+        guard takesPackets, let queue = transmitQueue, let memory, queue.ring.availableCount > 0 else { return false }
+        let start = queue.ring.nextAvailableIndex
+        defer { finishBatch(queue) }
+        _ = try takeBatch(queue, memory, byteLimit: min(byteCount, Self.batchByteCount))
+        return queue.ring.nextAvailableIndex != start
+    }
+
+    /// What only the loop may do about the chains of a batch.
+    func reportLongChains() {
+        for _ in 0..<unreportedLongChainCount { limits.reached(.chainSegments, now: loop.now) }
+        unreportedLongChainCount = 0
+    }
+
+    private func takeBatch(
+        _ queue: RunningQueue, _ memory: GuestMemory, byteLimit: Int = batchByteCount
+    ) throws(VirtqueueError) -> Bool {
         var byteCount = 0
-        for _ in 0..<Self.batchCount where byteCount < Self.batchByteCount {
+        for _ in 0..<Self.batchCount where byteCount < byteLimit {
             guard hostSide.canReceive else { return false }
             switch try queue.ring.next(memory: memory, into: &segments) {
             case .empty:
@@ -53,7 +71,7 @@ extension VsockDevice {
             case .malformed(let head):
                 log.debug("malformed chain", metadata: ["head": "\(head)"])
                 counters.malformedChains += 1
-                if queue.ring.lastDefect == .tooManySegments { limits.reached(.chainSegments, now: loop.now) }
+                if queue.ring.lastDefect == .tooManySegments { unreportedLongChainCount += 1 }
                 queue.ring.addUsed(head: head, writtenByteCount: 0)
                 byteCount += Self.sideWorkByteCount
             case .chain(let chain):

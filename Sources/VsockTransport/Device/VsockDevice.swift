@@ -66,6 +66,8 @@ final class VsockDevice: LoopTask {
 
     /// The segments of the transmit chains at hand; a chain of Linux has at most 19 of them.
     @exclusivity(unchecked) var segments: SegmentList
+    /// Chains with more segments than the limit that the loop has not reported yet.
+    var unreportedLongChainCount = 0
     /// Whether the guest has to post receive buffers before anything can go on.
     @exclusivity(unchecked) var isStarved = false
     /// Kicks since the device has last found something that the driver has added.
@@ -229,6 +231,7 @@ final class VsockDevice: LoopTask {
         listener?.stop()
         siblings?.stop()
         loop.forget(self)
+        hostSide.carrier = nil
     }
 
     private func rejoin() {
@@ -248,14 +251,17 @@ final class VsockDevice: LoopTask {
 
     override func run() -> Bool { hostSide.exclusively { runExclusively() } }
 
+    /// A connection that is made before the guest reads the event would end with it.
+    var takesPackets: Bool { isReady && !(owesTransportReset && awaitsEventQueue) }
+
     private func runExclusively() -> Bool {
-        // A connection that is made before the guest reads the event would end with it.
-        guard isReady, !(owesTransportReset && awaitsEventQueue) else {
+        guard takesPackets else {
             updateDeadline()
             return false
         }
         sendEvents()
-        let hasMore = processTransmitQueue()
+        let hasMore = hostSide.isPolled ? false : processTransmitQueue()
+        reportLongChains()
         processReceiveQueue()
         tap?.batchEnded()
         if let isAlternating = alternation.batchEnded() { loop.expectAnswer(isAlternating) }

@@ -3,7 +3,8 @@
 // A driver with sockets: this process is the guest of whatever device listens on a vhost-user socket.
 //
 // Threads of the application fill the transmit queue, with the table's lock; a thread of the driver waits for the
-// device, takes the receive queue in batches with the lock, and looks after the transmit queue when it was full.
+// device, takes the receive queue in batches with the lock, and looks after the transmit queue when it was full. Callers
+// that do not wait may take the receive queue themselves: see PolledPackets.
 
 import VsockCore
 import VsockSystem
@@ -39,11 +40,12 @@ public final class SocketDriver: @unchecked Sendable {
         let table = SocketTable(configuration, isReady: true, reservesLowPorts: reservesLowPorts)
         table.tap = tap
         let carrier = DriverCarrier(driver, table, reconnectTimeoutNanoseconds)
-        table.foreignCarrier = carrier
+        table.carrier = carrier
         self.carrier = carrier
         do throws(SystemCallError) {
             thread = try WorkerThread(name: "vsock-driver") { carrier.run() }
         } catch {
+            table.carrier = nil
             throw .system(error)
         }
     }
@@ -71,6 +73,7 @@ public final class SocketDriver: @unchecked Sendable {
     public func stop() {
         carrier.stop()
         thread.join()
+        carrier.table.lock.withLock { carrier.table.carrier = nil }
     }
 }
 
@@ -87,6 +90,7 @@ final class DriverCarrier: PacketCarrier, @unchecked Sendable {
     @exclusivity(unchecked) private var isFull = false
     @exclusivity(unchecked) private var mustStop = false
     private let reconnectTimeoutNanoseconds: UInt64?
+    @exclusivity(unchecked) private var polling = PolledPackets()
     /// Whether the device has come back and no packet of it has come yet: then its word that all connections have
     /// ended is about those that ended when it left.
     private var hasJustReturned = false
@@ -106,8 +110,17 @@ final class DriverCarrier: PacketCarrier, @unchecked Sendable {
         defer { table.lock.withLock { table.fail() } }
         repeat {
             do throws(VsockDriverError) {
-                while try turn() { _ = try driver.wait(timeoutNanoseconds: nil) }
-                return
+                while true {
+                    switch try turn() {
+                    case .more: continue
+                    case .waits(let time):
+                        guard try driver.awaitInterrupt(timeoutNanoseconds: time) == .hasLeft else { continue }
+                        // What it has sent before comes first.
+                        table.lock.withLock { polling.end() }
+                        guard case .more = try turn() else { throw VsockDriverError.session("the back-end has left") }
+                    case .stops: return
+                    }
+                }
             } catch .queue {
                 // The device is broken; every socket is told.
                 return
@@ -142,13 +155,21 @@ final class DriverCarrier: PacketCarrier, @unchecked Sendable {
         }
     }
 
-    /// Takes what has come; false when the driver is to stop.
-    private func turn() throws(VsockDriverError) -> Bool {
+    /// How the driver's thread goes on.
+    private enum Turn {
+        case more
+        /// Until an interrupt, or for so many nanoseconds.
+        case waits(UInt64?)
+        case stops
+    }
+
+    /// Takes what has come.
+    private func turn() throws(VsockDriverError) -> Turn {
         table.lock.lock()
         defer { table.lock.unlock() }
         guard !mustStop else {
             table.resetConnections()
-            return false
+            return .stops
         }
         if isFull, try driver.reclaimTransmitted() > 0 {
             isFull = false
@@ -157,9 +178,10 @@ final class DriverCarrier: PacketCarrier, @unchecked Sendable {
         if try driver.takeTransportReset(), !hasJustReturned {
             table.restart(framing: table.endpoint.configuration.framing, isReady: true)
         }
+        guard !polling.look() else { return .waits(PolledPackets.lookNanoseconds) }
         if try driver.receive(limit: Self.batchCount, { table.deliver($0, $1) }) > 0 { hasJustReturned = false }
         table.pump()
-        return true
+        return driver.requestReceiveInterrupt() ? .more : .waits(nil)
     }
 
     // MARK: PacketCarrier
@@ -186,4 +208,20 @@ final class DriverCarrier: PacketCarrier, @unchecked Sendable {
     }
 
     func flush() { driver.flush() }
+
+    var isPolled: Bool { polling.isPolled }
+
+    func poll(byteCount: Int) -> Bool {
+        // A broken queue is found by the driver's thread, too.
+        let count = (try? driver.receive(byteLimit: byteCount) { table.deliver($0, $1) }) ?? 0
+        if count > 0 {
+            hasJustReturned = false
+            polling.found()
+        } else {
+            polling.end()
+        }
+        // The interrupt that was asked for has come, or comes no more.
+        if !polling.isPolled, driver.requestReceiveInterrupt() { driver.wakeUp() }
+        return count > 0
+    }
 }

@@ -47,7 +47,10 @@ public final class VsockDriver {
     @exclusivity(unchecked) private var receiveQueue: DriverQueue
     @exclusivity(unchecked) private var transmitQueue: DriverQueue
     private var eventQueue: DriverQueue
+    /// The one used last comes first.
     @exclusivity(unchecked) private var freeTransmitSlots: [Int]
+    /// Payload bytes from which on it pays to look for a slot that is in the processor's caches.
+    private static let warmSlotByteCount = 16 << 10
     @exclusivity(unchecked) private var hasUnpublishedPackets = false
     private let negotiatedFeatures: UInt64
 
@@ -187,6 +190,10 @@ public final class VsockDriver {
     /// Asks for ``wait(timeoutNanoseconds:)`` to end when the device has dealt with a packet; true when it has already.
     public func requestTransmitInterrupt() -> Bool { transmitQueue.enableInterrupts() }
 
+    /// Asks for ``awaitInterrupt(timeoutNanoseconds:)`` to end when the device has returned a buffer of the receive
+    /// queue; true when it has already.
+    public func requestReceiveInterrupt() -> Bool { receiveQueue.enableInterrupts() }
+
     /// Ends ``wait(timeoutNanoseconds:)``, from any thread.
     public func wakeUp() { waker.signal() }
 
@@ -195,7 +202,7 @@ public final class VsockDriver {
     public func transmit(
         _ header: PacketHeader, fill: (UnsafeMutableRawBufferPointer) -> Void
     ) throws(VsockDriverError) -> Bool {
-        if freeTransmitSlots.isEmpty { try reclaimTransmitted() }
+        if freeTransmitSlots.isEmpty || header.payloadByteCount >= Self.warmSlotByteCount { try reclaimTransmitted() }
         guard let slot = freeTransmitSlots.popLast() else { return false }
         let area = memory.transmitSlot(slot)
         let byteCount = min(Int(header.payloadByteCount), PacketHeader.maximumPayloadByteCount)
@@ -230,15 +237,18 @@ public final class VsockDriver {
 
     // MARK: Packets from the device
 
-    /// Hands all packets that have come to `body`, whose payload is valid during the call. Returns their number.
+    /// Hands packets that have come to `body`, whose payload is valid during the call: as many as `limit` says, and of
+    /// about `byteLimit` bytes. Returns their number.
     @discardableResult
     public func receive(
-        limit: Int = .max, _ body: (PacketHeader, UnsafeRawBufferPointer) -> Void
+        limit: Int = .max, byteLimit: Int = .max, _ body: (PacketHeader, UnsafeRawBufferPointer) -> Void
     ) throws(VsockDriverError) -> Int {
         var count = 0
+        var byteCount = 0
         do throws(VirtqueueError) {
-            while count < limit, let used = try receiveQueue.popUsed() {
+            while count < limit, byteCount < byteLimit, let used = try receiveQueue.popUsed() {
                 let written = min(Int(used.writtenByteCount), memory.receiveSlotByteCount)
+                byteCount += written
                 let packet = UnsafeRawBufferPointer(rebasing: memory.receiveSlot(used.token)[..<written])
                 if let header = PacketHeader(packet) {
                     // Linux drops packets whose length does not fit the buffer; so does this driver.
@@ -264,25 +274,47 @@ public final class VsockDriver {
     /// ever when that is nil.
     /// - Throws: when the back-end has left.
     public func wait(timeoutNanoseconds: UInt64?) throws(VsockDriverError) -> Bool {
-        guard !receiveQueue.enableInterrupts() else { return true }
+        guard !requestReceiveInterrupt() else { return true }
+        switch try awaitInterrupt(timeoutNanoseconds: timeoutNanoseconds) {
+        case .timedOut: return false
+        case .interrupted: return true
+        case .hasLeft:
+            // What it has sent before comes first.
+            guard requestReceiveInterrupt() else { throw .session("the back-end has left") }
+            return true
+        }
+    }
+
+    /// How a wait for the device has ended.
+    public enum InterruptOutcome: Sendable {
+        /// One of the interrupts that were asked for has come, or ``wakeUp()``.
+        case interrupted
+        /// The back-end has left; packets of it may still be there.
+        case hasLeft
+        /// The time is over.
+        case timedOut
+    }
+
+    /// Waits for the interrupts that were asked for, without a look at the queues, which other threads may use meanwhile.
+    public func awaitInterrupt(timeoutNanoseconds: UInt64?) throws(VsockDriverError) -> InterruptOutcome {
         do throws(SystemCallError) {
-            guard try poller.wait(into: &pollEvents, timeoutNanoseconds: timeoutNanoseconds) > 0 else { return false }
+            guard try poller.wait(into: &pollEvents, timeoutNanoseconds: timeoutNanoseconds) > 0 else {
+                return .timedOut
+            }
         } catch {
             throw .system(error)
         }
-        for index in 0..<pollEvents.count where pollEvents[index].token == Self.frontendToken {
-            // What it has sent before comes first.
-            guard receiveQueue.enableInterrupts() else { throw .session("the back-end has left") }
-        }
+        var outcome = InterruptOutcome.interrupted
         for index in 0..<pollEvents.count {
             switch pollEvents[index].token {
+            case Self.frontendToken: outcome = .hasLeft
             case Self.transmitCallToken: calls[VsockDevice.QueueIndex.transmit].drain()
             case Self.wakeToken: waker.drain()
             case Self.eventCallToken: calls[VsockDevice.QueueIndex.event].drain()
             default: calls[VsockDevice.QueueIndex.receive].drain()
             }
         }
-        return true
+        return outcome
     }
 
     // MARK: Parts

@@ -23,7 +23,7 @@ public final class Loopback: Sendable {
             localCID: .local, peerCID: .local, framing: seqpacket.framing(isNegotiated: seqpacket.offersFeature))
         configuration.bufferByteCount = bufferByteCount
         table = SocketTable(configuration, isReady: true, reservesLowPorts: reservesLowPorts)
-        table.ownCarrier = LoopbackCarrier(table)
+        table.carrier = LoopbackCarrier(table)
         table.tapsOnlyOutgoing = true
         table.carriesDirectly = true
     }

@@ -19,4 +19,14 @@ protocol PacketCarrier: AnyObject {
     var usualCapacity: Int { get }
     /// Whether a connection can be made to a context ID.
     func reaches(_ cid: VsockAddress.ContextID) -> Bool
+    /// Takes packets that have come, of about `byteCount` bytes, for a caller that does not wait; whether there were any.
+    func poll(byteCount: Int) -> Bool
+    /// Whether callers take all packets: see ``PolledPackets``.
+    var isPolled: Bool { get }
+}
+
+extension PacketCarrier {
+    func poll(byteCount: Int) -> Bool { false }
+
+    var isPolled: Bool { false }
 }

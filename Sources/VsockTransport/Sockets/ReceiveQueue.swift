@@ -38,6 +38,9 @@ struct ReceiveQueue: ~Copyable {
     /// The first complete record.
     var record: Record? { firstRecord < records.count ? records[firstRecord] : nil }
 
+    /// Whether there is neither a byte nor a record, begun or drained.
+    var isEmpty: Bool { byteCount == 0 && record == nil && drainedByteCount == 0 }
+
     /// Appends the bytes of a packet.
     mutating func append(_ bytes: UnsafeRawBufferPointer, isRecord: Bool) {
         reserve(bytes.count)

@@ -34,11 +34,9 @@ final class SocketTable: WakeTimerClient, @unchecked Sendable {
     private let bufferByteCount: UInt32
     /// Whether ports below 1024 are refused (EACCES).
     let reservesLowPorts: Bool
-    /// A carrier that nobody else owns. A weak reference to it would cost more than a small packet does.
-    @exclusivity(unchecked) var ownCarrier: (any PacketCarrier)?
-    /// A carrier that goes when it wants to.
-    weak var foreignCarrier: (any PacketCarrier)?
-    var carrier: (any PacketCarrier)? { ownCarrier ?? foreignCarrier }
+    /// Who owns it takes it away in the end, if it owns the table in turn. A weak reference would cost more than a small
+    /// packet does.
+    @exclusivity(unchecked) var carrier: (any PacketCarrier)?
     /// Whether the peer's driver is there; until then connecting waits.
     var isReady: Bool
     /// Whether the carrier has gone for good.

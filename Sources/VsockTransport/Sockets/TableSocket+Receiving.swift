@@ -8,6 +8,9 @@
 // that gives up meanwhile leaves what it has in the socket's `stash`, which is so never larger than a buffer that the
 // application has passed; the next receive goes on from there. So memory is bounded by the socket's buffer and the
 // application's.
+//
+// A receive that does not wait (MSG_DONTWAIT) and finds nothing polls the carrier. What comes meanwhile goes straight into
+// its buffer: bytes of a stream, and a record that is whole in one packet.
 
 import VirtioQueue
 import VsockCore
@@ -28,7 +31,42 @@ extension TableSocket {
         if localShutdown.contains(.receive) { return .done(end(of: operation)) }
         guard buffer.count > 0 else { return .done(ReceiveResult()) }
         if let attempt = attemptReceiveDirectly(buffer, &operation) { return attempt }
-        return type == .stream ? try receiveStream(buffer, &operation) : try receiveRecord(buffer, &operation)
+        let attempt = try receiveQueued(buffer, &operation)
+        guard case .blocked = attempt, let carrier = table.carrier,
+            operation.options.doesNotWait || carrier.isPolled
+        else { return attempt }
+        return try poll(carrier, buffer, &operation) ?? attempt
+    }
+
+    private func receiveQueued(
+        _ buffer: UnsafeMutableRawBufferPointer, _ operation: inout ReceiveOperation
+    ) throws(SocketError) -> Attempt<ReceiveResult> {
+        type == .stream ? try receiveStream(buffer, &operation) : try receiveRecord(buffer, &operation)
+    }
+
+    /// Takes packets from the carrier until there is something to receive, or for too long; nil when nothing has come.
+    private func poll(
+        _ carrier: any PacketCarrier, _ buffer: UnsafeMutableRawBufferPointer, _ operation: inout ReceiveOperation
+    ) throws(SocketError) -> Attempt<ReceiveResult>? {
+        var attempt: Attempt<ReceiveResult>?
+        for _ in 0..<PolledPackets.roundLimit {
+            let rest = UnsafeMutableRawBufferPointer(rebasing: buffer[operation.copiedByteCount...])
+            let isBetweenRecords = queue.isEmpty && stash.isEmpty && !drainsToStash && drainingToken == 0
+            let mayFill = !operation.options.peeks && (type == .stream || isBetweenRecords)
+            polledBuffer = mayFill ? PolledBuffer(rest) : nil
+            let hasCome = carrier.poll(byteCount: max(1, rest.count))
+            let filled = polledBuffer
+            polledBuffer = nil
+            guard hasCome else { break }
+            if let filled, filled.byteCount > 0 || filled.record != nil {
+                consume(filled.record?.fullLength ?? filled.byteCount)
+                if let record = filled.record { return .done(record) }
+                operation.copiedByteCount += filled.byteCount
+            }
+            attempt = try receiveQueued(buffer, &operation)
+            if case .done = attempt { break }
+        }
+        return attempt
     }
 
     /// The stream or the records end here, or with the next call when something has been received.
@@ -209,8 +247,18 @@ extension TableSocket {
                 table.endpoint.consume(id, byteCount: count)
                 return
             }
+            if isRecord, verdict.endsRecord, queue.isEmpty,
+                polledBuffer?.fill(record: segments, hasEndOfRecordMark: verdict.hasEndOfRecordMark) == true
+            {
+                return
+            }
             for segment in segments {
-                queue.append(UnsafeRawBufferPointer(start: segment.base, count: segment.count), isRecord: isRecord)
+                var bytes = UnsafeRawBufferPointer(start: segment.base, count: segment.count)
+                if !isRecord, queue.byteCount == 0, let count = polledBuffer?.append(bytes) {
+                    bytes = UnsafeRawBufferPointer(rebasing: bytes[count...])
+                    guard !bytes.isEmpty else { continue }
+                }
+                queue.append(bytes, isRecord: isRecord)
             }
         }
         if verdict.endsRecord {

@@ -24,8 +24,19 @@ extension TableSocket {
         defer { table.lock.unlock() }
         let attempt = try attemptOnce(bytes, &operation)
         // Over a loopback, a peer that was asked for credit has answered by now.
-        guard case .blocked(let ticket) = attempt, waits.hasEvent(since: ticket) else { return attempt }
+        guard case .blocked(let ticket) = attempt, waits.hasEvent(since: ticket) || pollsForRoom(ticket, operation)
+        else { return attempt }
         return try attemptOnce(bytes, &operation)
+    }
+
+    /// Takes packets from the carrier, for a caller that does not wait; whether they have brought what it waits for.
+    private func pollsForRoom(_ ticket: WaitTicket, _ operation: SendOperation) -> Bool {
+        guard let carrier = table.carrier, operation.options.doesNotWait || carrier.isPolled else { return false }
+        for _ in 0..<PolledPackets.roundLimit where carrier.poll(byteCount: 1) {
+            table.pump()
+            if waits.hasEvent(since: ticket) { return true }
+        }
+        return false
     }
 
     private func attemptOnce(

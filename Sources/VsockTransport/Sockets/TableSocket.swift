@@ -62,6 +62,8 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
 
     // Receiving.
     @exclusivity(unchecked) var queue = ReceiveQueue()
+    /// The buffer of a receive that polls, as long as it does.
+    @exclusivity(unchecked) var polledBuffer: PolledBuffer?
     /// The beginning of the first record, when a receive that gave up had drained it.
     @exclusivity(unchecked) var stash: [UInt8] = []
     /// The receive that drains the first record into its own buffer; 0 for none.
@@ -137,6 +139,10 @@ final class TableSocket: ConnectibleSocket, @unchecked Sendable {
     var readiness: SocketReadiness {
         table.lock.withLock {
             askForCredit()
+            let ready = readinessNow
+            // Nobody else would look for a while, and the caller may sleep now.
+            guard !ready.contains(.readable), let carrier = table.carrier, carrier.isPolled else { return ready }
+            _ = carrier.poll(byteCount: 1)
             return readinessNow
         }
     }

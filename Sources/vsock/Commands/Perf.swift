@@ -77,6 +77,9 @@ struct Perf: ParsableCommand {
     @Flag(help: "With driver:SOCKET: the device is in this process, too.")
     var inProcess = false
 
+    @Flag(help: "With --in-process: one thread sends a message and receives it, in turns.")
+    var oneThread = false
+
     @Option(help: ArgumentHelp("Report the processor time of this process, a device's.", valueName: "pid"))
     var devicePid: Int32?
 
@@ -106,6 +109,7 @@ struct Perf: ParsableCommand {
         guard vskSize.count <= UInt32.max else { throw ValidationError("--vsk-size is below 4G") }
         guard rcvlowat.count <= vskSize.count else { throw ValidationError("--rcvlowat is at most --vsk-size") }
         guard inheritedRole == nil else { return }
+        if oneThread { try validateOneThread() }
         guard baseline == nil else {
             guard captureOption.capture == nil else { throw ValidationError("--capture: a baseline has no packets") }
             return
@@ -125,6 +129,13 @@ struct Perf: ParsableCommand {
                 throw ValidationError("--direction of one side is both or round-trip; --sender says who sends")
             }
             if let sender { _ = try AddressArguments.contextID(sender) }
+        }
+    }
+
+    private func validateOneThread() throws {
+        let isOneWay = direction != .both && direction != .roundTrip
+        guard inProcess, baseline == nil, connections == 1, idle == 0, isOneWay else {
+            throw ValidationError("--one-thread is --in-process, one connection and one direction")
         }
     }
 
@@ -198,6 +209,13 @@ struct Perf: ParsableCommand {
                 [try PerfBaseline.handOverMessages(plan)])
         case .unix: return try measureProcesses(plan, direction)
         case .unixThreads, nil: break
+        }
+        if oneThread, let socket = driverSocket {
+            let sockets = try AlternatingSockets(
+                socket: socket, plan, bufferByteCount: UInt32(clamping: vskSize.count))
+            return PerfReport(
+                direction: direction.rawValue, transport: "driver:\(socket), in one thread", plan: plan,
+                [try sockets.run(direction)])
         }
         var residentByteCount: UInt64?
         let peers = try join(plan) { residentByteCount = try deviceUsage()?.residentByteCount }
