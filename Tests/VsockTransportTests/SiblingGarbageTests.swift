@@ -99,6 +99,52 @@ struct SiblingGarbageTests {
         #expect(try receiver.value() == [1, 2, 3])
     }
 
+    @Test("requests that a sibling refuses: after so many in a second it hears no more until that is over")
+    func failedRequests() throws {
+        var limits = DeviceLimits()
+        limits[.failedRequests] = 2
+        let daemon = try SiblingDaemon([["g"], ["g"]], limits: limits)
+        let client = try VsockDriver(path: daemon.socketPath(3))
+        let server = try VsockDriver(path: daemon.socketPath(4))
+        func header(_ operation: Operation, fromClient: Bool, port: UInt32) -> PacketHeader {
+            PacketHeader(
+                sourceCID: fromClient ? 3 : 4, destinationCID: fromClient ? 4 : 3, sourcePort: fromClient ? port : 7,
+                destinationPort: fromClient ? 7 : port, type: .stream, operation: operation,
+                bufferAllocation: 262_144)
+        }
+        var heard: [UInt32] = []
+        func ask(from port: UInt32) throws {
+            _ = try client.transmit(header(.request, fromClient: true, port: port))
+            client.flush()
+            var isRefused = false
+            try eventually {
+                var requests: [UInt32] = []
+                try server.receive { header, _ in
+                    if header.operation == .request { requests.append(header.sourcePort) }
+                }
+                for port in requests { _ = try server.transmit(header(.reset, fromClient: false, port: port)) }
+                server.flush()
+                heard += requests
+                try client.receive { header, _ in
+                    isRefused = isRefused || (header.operation == .reset && header.destinationPort == port)
+                }
+                return isRefused
+            }
+        }
+        let start = MonotonicClock.now()
+        for port in 1...3 as ClosedRange<UInt32> { try ask(from: port) }
+        #expect(heard == [1, 2])
+        #expect(daemon.log.contains("max-failed-requests=2"))
+        var port: UInt32 = 3
+        while heard.count == 2 {
+            port += 1
+            try ask(from: port)
+            try #require(MonotonicClock.now() - start < testDeadline, "requests are refused for ever")
+        }
+        #expect(heard.last == port)
+        #expect(MonotonicClock.now() - start >= 1_000_000_000)
+    }
+
     @Test("a guest that closes a connection and asks again from the same port is answered when the sibling is ready")
     func reusedPorts() throws {
         let daemon = try SiblingDaemon([["g"], ["g"]])

@@ -29,6 +29,9 @@ public struct DeviceLimits: Sendable, Equatable {
         case lingering = "max-lingering"
         /// Messages that wait for a guest's device, up to which other guests' requests for connections are taken.
         case siblingMessages = "max-sibling-messages"
+        /// Requests of the guest that other guests refuse, or do not answer, within one second: each of them costs those
+        /// guests as well. What it asks for then is refused by its own device until the second is over.
+        case failedRequests = "max-failed-requests"
         /// Regions of guest memory.
         case memoryRegions = "max-memory-regions"
         /// Segments of memory of one descriptor chain from the guest.
@@ -41,7 +44,7 @@ public struct DeviceLimits: Sendable, Equatable {
             case .halfOpen: EndpointConfiguration.defaultMaximumHalfOpenCount
             case .silentClients: 256
             // Some percent of a thread.
-            case .failedClients: 1000
+            case .failedClients, .failedRequests: 1000
             // All connections with the default buffer.
             case .queuedBytes: 4 << 30
             // As many as the default buffer has bytes.
@@ -60,7 +63,7 @@ public struct DeviceLimits: Sendable, Equatable {
             switch self {
             case .connections, .halfOpen: 1...1_000_000
             case .silentClients, .lingering: 1...100_000
-            case .failedClients: 1...1_000_000
+            case .failedClients, .failedRequests: 1...1_000_000
             case .queuedBytes: 1 << 16...1 << 40
             case .queuedRecords: 1...1 << 30
             case .siblingMessages: 1...1 << 24

@@ -147,6 +147,7 @@ final class VsockDevice: LoopTask {
         case .queuedBytes: return connections * Int(configuration.bufferByteCount)
         case .lingering: return hybridHost?.lingering.count ?? 0
         case .siblingMessages: return siblings?.inbox.count ?? 0
+        case .failedRequests: return siblings?.failureCount ?? 0
         case .memoryRegions: return memory?.regions.count ?? 0
         case .queuedRecords, .chainSegments: return nil
         }

@@ -217,22 +217,3 @@ final class HybridListener: LoopTask {
         override func ready(_ events: PollEvents) { listener.loop.schedule(listener) }
     }
 }
-
-/// Clients that have failed in one second after another.
-private struct FailureRate {
-    private static let secondNanoseconds: UInt64 = 1_000_000_000
-
-    private var count = 0
-    /// When the second is over.
-    private(set) var end = Instant(nanoseconds: 0)
-
-    func count(at now: Instant) -> Int { now < end ? count : 0 }
-
-    mutating func add(at now: Instant) {
-        if now >= end {
-            count = 0
-            end = now.advanced(byNanoseconds: Self.secondNanoseconds)
-        }
-        count += 1
-    }
-}

@@ -30,6 +30,7 @@ extension SiblingHost {
             endpoint.accept(id)
             socket.phase = .open
         case .refused:
+            countFailure()
             endpoint.refuse(id)
             forget(socket)
         case .recordLimit(let limit):

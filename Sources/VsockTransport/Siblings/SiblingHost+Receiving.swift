@@ -57,6 +57,7 @@ extension SiblingHost {
     /// The guest asks for a port of a sibling, which it may reach.
     private func connectToSibling(_ id: ConnectionID, _ header: PacketHeader) {
         guard let route = route(to: header.destinationCID) else { return endpoint.refuse(id) }
+        guard failureCount < limits[.failedRequests] else { return endpoint.refuse(id) }
         guard route.waitingCount < limits[.siblingMessages] else {
             limits.reached(.siblingMessages, now: loop.now)
             return endpoint.refuse(id)

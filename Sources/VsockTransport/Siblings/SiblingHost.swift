@@ -43,6 +43,8 @@ final class SiblingHost: LoopTask, DeviceHost {
     var readyQueue = SlotQueue()
     var deferred: [DeferredRequest] = []
     var counters = SiblingCounters()
+    /// Requests of the guest that have failed.
+    private var failures = FailureRate()
 
     private let neighbours: [UInt32: SiblingInbox]
     /// The ways that have been gone.
@@ -179,6 +181,17 @@ final class SiblingHost: LoopTask, DeviceHost {
 
     /// Ends the host: siblings are no longer heard.
     func stop() { inbox.close() }
+
+    // MARK: Failed requests
+
+    /// Requests of the guest that have failed in the second at hand.
+    var failureCount: Int { failures.count(at: loop.now) }
+
+    /// A sibling has refused a request of the guest.
+    func countFailure() {
+        failures.add(at: loop.now)
+        if failureCount == limits[.failedRequests] { limits.reached(.failedRequests, now: loop.now) }
+    }
 
     // MARK: Ends of halves
 

@@ -54,7 +54,7 @@ final class SiblingDaemon {
     let daemon: DeviceDaemon
 
     /// VMs with CIDs from 3 on, one for each list of groups.
-    init(_ groups: [Set<String>], workerLimit: Int = 2) throws {
+    init(_ groups: [Set<String>], limits: DeviceLimits = DeviceLimits(), workerLimit: Int = 2) throws {
         let directory = try TemporaryDirectory()
         self.directory = directory
         let vms = groups.enumerated().map { index, groups in
@@ -62,6 +62,7 @@ final class SiblingDaemon {
                 guestCID: UInt32(3 + index), socketPath: directory.file("s\(3 + index)"),
                 hybridPath: directory.file("v\(3 + index)"))
             vm.groups = groups
+            vm.limits = limits
             return vm
         }
         daemon = try DeviceDaemon(vms, workerLimit: workerLimit, log: log.logger)
