@@ -212,6 +212,8 @@ final class DriverCarrier: PacketCarrier, @unchecked Sendable {
     var isPolled: Bool { polling.isPolled }
 
     func poll(byteCount: Int) -> Bool {
+        // Without a device, the queues are the driver's thread's.
+        guard table.isReady else { return false }
         // A broken queue is found by the driver's thread, too.
         let count = (try? driver.receive(byteLimit: byteCount) { table.deliver($0, $1) }) ?? 0
         if count > 0 {
