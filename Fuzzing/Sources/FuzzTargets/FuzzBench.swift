@@ -33,6 +33,14 @@ package final class FuzzBench {
         self.kernel = kernel == .model ? ModelKernel(seed: 0, maximumSendBuffer: 212_992) : nil
     }
 
+    deinit {
+        // What is watched and who watches it hold each other until they are closed, by the kernel that they are of.
+        Simulation.$kernel.withValue(kernel) {
+            loop = nil
+            eventNotifier = nil
+        }
+    }
+
     /// Runs what opens descriptors, and on the model holds it to closing them.
     func withKernel(_ body: () throws(FuzzFinding) -> Void) throws(FuzzFinding) {
         guard let kernel else { return try body() }
