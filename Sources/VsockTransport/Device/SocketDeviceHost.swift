@@ -18,7 +18,7 @@ final class SocketDeviceHost: DeviceHost, PacketCarrier, @unchecked Sendable {
     let table: SocketTable
     private let guestCID: VsockAddress.ContextID
     private let mailbox: LoopMailbox
-    /// Takes itself away when it stops. A weak reference would make each of the others to it slow.
+    /// Takes itself away when it stops. An object with a weak reference counts all others to it more slowly.
     unowned var carrier: LoopTask?
     /// The device that is `carrier`, as long as its driver is there: it owns this.
     @exclusivity(unchecked) private var device: VsockDevice?
@@ -148,7 +148,7 @@ final class SocketDeviceHost: DeviceHost, PacketCarrier, @unchecked Sendable {
         let wasPolled = polling.isPolled
         do throws(VirtqueueError) {
             guard try device.pollTransmitQueue(byteCount: byteCount) else {
-                endPolling(device)
+                if polling.end() { awaitKick(device) }
                 return false
             }
         } catch {
@@ -164,13 +164,6 @@ final class SocketDeviceHost: DeviceHost, PacketCarrier, @unchecked Sendable {
             mailbox.submit { [weak self] loop in self?.pollWatch.start(loop) }
         }
         return true
-    }
-
-    /// The loop takes the guest's packets again.
-    private func endPolling(_ device: VsockDevice) {
-        let wasPolled = polling.isPolled
-        polling.end()
-        if wasPolled { awaitKick(device) }
     }
 
     /// The kick that was asked for has come, or comes no more.

@@ -116,7 +116,7 @@ final class DriverCarrier: PacketCarrier, @unchecked Sendable {
                     case .waits(let time):
                         guard try driver.awaitInterrupt(timeoutNanoseconds: time) == .hasLeft else { continue }
                         // What it has sent before comes first.
-                        table.lock.withLock { polling.end() }
+                        table.lock.withLock { _ = polling.end() }
                         guard case .more = try turn() else { throw VsockDriverError.session("the back-end has left") }
                     case .stops: return
                     }

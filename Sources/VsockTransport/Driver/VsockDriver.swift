@@ -295,7 +295,9 @@ public final class VsockDriver {
         case timedOut
     }
 
-    /// Waits for the interrupts that were asked for, without a look at the queues, which other threads may use meanwhile.
+    /// Waits for the interrupts that were asked for, for `timeoutNanoseconds` at most or for ever when that is nil,
+    /// without a look at the queues, which other threads may use meanwhile.
+    /// - Throws: ``VsockDriverError/system(_:)`` when epoll_wait(2) fails.
     public func awaitInterrupt(timeoutNanoseconds: UInt64?) throws(VsockDriverError) -> InterruptOutcome {
         do throws(SystemCallError) {
             guard try poller.wait(into: &pollEvents, timeoutNanoseconds: timeoutNanoseconds) > 0 else {

@@ -31,11 +31,13 @@ struct PolledPackets {
         if foundCount >= Self.startCount { isPolled = true }
     }
 
-    /// A caller has found nothing, or packets are no longer to be had.
-    mutating func end() {
+    /// A caller has found nothing, or packets are no longer to be had; whether callers took them until now.
+    @discardableResult
+    mutating func end() -> Bool {
+        defer { isPolled = false }
         foundCount = 0
         foundCountAtLook = 0
-        isPolled = false
+        return isPolled
     }
 
     /// The carrier's thread looks; whether it may go on leaving the packets to callers.

@@ -313,7 +313,7 @@ struct Perf: ParsableCommand {
     }
 
     private var bufferOptions: [SocketOption] {
-        isHybrid ? [] : [.bufferMaximumSize(UInt64(vskSize.count)), .bufferSize(UInt64(vskSize.count))]
+        isHybrid ? [] : PerfPeers.bufferOptions(UInt32(clamping: vskSize.count))
     }
 
     private func connect(_ plan: PerfPlan, cid: String) throws -> [VsockSocket] {

@@ -25,9 +25,7 @@ struct AlternatingSockets {
         transports = [device, driver]
         try device.setTap(plan.tap)
         try device.open()
-        let options: [SocketOption] = [
-            .bufferMaximumSize(UInt64(bufferByteCount)), .bufferSize(UInt64(bufferByteCount)),
-        ]
+        let options = PerfPeers.bufferOptions(bufferByteCount)
         let port = VsockAddress.Port(rawValue: plan.port)
         let listener = try VsockListener.bindBlocking(plan.type, port: port, on: device, options: options)
         guest = try VsockSocket.connectBlocking(
@@ -73,7 +71,9 @@ struct AlternatingSockets {
 
     private func receive(_ buffer: inout [UInt8], _ socket: VsockSocket) throws(SocketError) -> Int {
         do throws(SocketError) {
-            return try socket.blocking.receive(into: &buffer, options: ReceiveOptions(doesNotWait: true)).count
+            let result = try socket.blocking.receive(into: &buffer, options: ReceiveOptions(doesNotWait: true))
+            guard !result.isEnd else { throw .connectionReset }
+            return result.count
         } catch .wouldBlock {
             return 0
         }

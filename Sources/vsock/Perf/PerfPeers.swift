@@ -43,7 +43,7 @@ struct PerfPeers {
         try transport.open()
         let listener = try VsockListener.bindBlocking(
             plan.type, port: VsockAddress.Port(rawValue: plan.port), on: transport,
-            options: [.bufferMaximumSize(UInt64(bufferByteCount)), .bufferSize(UInt64(bufferByteCount))])
+            options: bufferOptions(bufferByteCount))
         // Each packet crosses once, and the device's end shows it.
         var guestPlan = plan
         guestPlan.tap = nil
@@ -61,9 +61,7 @@ struct PerfPeers {
         _ transport: VsockTransport, _ plan: PerfPlan, bufferByteCount: UInt32
     ) throws -> PerfPeers {
         try transport.setTap(plan.tap)
-        let options: [SocketOption] = [
-            .bufferMaximumSize(UInt64(bufferByteCount)), .bufferSize(UInt64(bufferByteCount)),
-        ]
+        let options = bufferOptions(bufferByteCount)
         let port = VsockAddress.Port(rawValue: plan.port)
         let listener = try VsockListener.bindBlocking(plan.type, port: port, on: transport, options: options)
         var connected: [VsockSocket] = []
@@ -76,6 +74,11 @@ struct PerfPeers {
         }
         return PerfPeers(
             guest: SocketSide(connected, plan), host: SocketSide(accepted, plan), transport: transport.description)
+    }
+
+    /// The options of a socket with a receive buffer of so many bytes.
+    static func bufferOptions(_ byteCount: UInt32) -> [SocketOption] {
+        [.bufferMaximumSize(UInt64(byteCount)), .bufferSize(UInt64(byteCount))]
     }
 
     // MARK: To compare with
