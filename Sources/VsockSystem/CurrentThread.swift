@@ -1,11 +1,39 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The calling thread: sched_yield(2).
+// The calling thread: sched_yield(2), sched_setaffinity(2), getcpu(2), its clock.
 
+import CVsockLinux
 import Glibc
 
 /// The thread that asks.
 public enum CurrentThread {
     /// Lets other threads have the processor.
     public static func yield() { sched_yield() }
+
+    /// The processor on which it runs; it may have left by the time that this is looked at.
+    public static var processor: Int { Int(cvsock_processor()) }
+
+    /// User and system time that it has used so far, in nanoseconds: CLOCK_THREAD_CPUTIME_ID.
+    public static func processorNanoseconds() -> UInt64 {
+        var time = timespec()
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
+        return time.nanoseconds
+    }
+
+    /// The processors on which it may run. Throws EINVAL where the machine may have more than ``ProcessorSet`` can name.
+    public static func allowedProcessors() throws(SystemCallError) -> ProcessorSet {
+        var set = ProcessorSet([])
+        try checked("sched_getaffinity") {
+            cvsock_get_affinity(&set.words, ProcessorSet.byteCount)
+        }
+        return set
+    }
+
+    /// Lets it run on these processors only, from now on. Throws EINVAL when it can use none of them, EPERM when that is
+    /// forbidden.
+    public static func setAllowedProcessors(_ processors: ProcessorSet) throws(SystemCallError) {
+        try checked("sched_setaffinity") {
+            cvsock_set_affinity(processors.words, ProcessorSet.byteCount)
+        }
+    }
 }

@@ -57,6 +57,12 @@ struct ByteVectorTests {
         return log
     }
 
+    private static func options() -> WorkerOptions {
+        var options = WorkerOptions()
+        options.busyPollNanoseconds = 0
+        return options
+    }
+
     @Test("a record from the guest's socket, in the memory of its transmit queue")
     func guest() async throws {
         let path = "/tmp/vsock-vectors-guest-\(CurrentProcess.identifier).sock"
@@ -65,7 +71,7 @@ struct ByteVectorTests {
         let mailbox = try LoopMailbox()
         let host = try RecordingHost(expecting: Self.fromGuest.count)
         let worker = try DeviceWorker(
-            configuration, host: host, mailbox: mailbox, busyPollNanoseconds: 0, log: Self.log())
+            configuration, host: host, mailbox: mailbox, options: Self.options(), log: Self.log())
         defer {
             worker.stop()
             worker.join()

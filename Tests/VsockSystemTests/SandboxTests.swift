@@ -217,4 +217,13 @@ struct SystemCallFilterTests {
             #expect(try decision(rules, number: UInt32(number)) == failed(EPERM))
         }
     }
+
+    @Test("a device binds its own threads to processors, no others")
+    func affinity() throws {
+        let rules = SystemCallFilter.device.rules
+        let number = UInt32(SYS_sched_setaffinity)
+        #expect(try decision(rules, number: number, arguments: [0]) == allowed)
+        #expect(try decision(rules, number: number, arguments: [1]) == failed(EPERM))
+        #expect(try decision(rules, number: number, arguments: [.max]) == failed(EPERM))
+    }
 }

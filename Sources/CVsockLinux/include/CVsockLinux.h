@@ -266,6 +266,22 @@ static inline int cvsock_set_thread_name(const char *name) {
     return (int)syscall(SYS_prctl, 15, name, 0L, 0L, 0L);
 }
 
+// sched_getaffinity(2) of the calling thread; the number of bytes that the kernel has filled.
+static inline int cvsock_get_affinity(void *mask, size_t byteCount) {
+    return (int)syscall(SYS_sched_getaffinity, 0L, byteCount, mask);
+}
+
+// sched_setaffinity(2) of the calling thread.
+static inline int cvsock_set_affinity(const void *mask, size_t byteCount) {
+    return (int)syscall(SYS_sched_setaffinity, 0L, byteCount, mask);
+}
+
+// getcpu(2): the processor of the calling thread.
+static inline int cvsock_processor(void) {
+    unsigned int processor = 0;
+    return syscall(SYS_getcpu, &processor, (void *)0, (void *)0) == 0 ? (int)processor : -1;
+}
+
 // MARK: Giving up rights: prctl(2), seccomp(2), landlock(7)
 
 // PR_SET_NO_NEW_PRIVS: from here on execve grants nothing that this thread has not got.

@@ -63,8 +63,10 @@ extension SystemCallFilter {
         [
             SYS_futex, SYS_set_robust_list, SYS_rseq, SYS_sched_yield, SYS_sched_getaffinity, SYS_rt_sigaction,
             SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_rt_sigtimedwait, SYS_sigaltstack, SYS_tgkill, SYS_restart_syscall,
-            SYS_exit, SYS_exit_group, SYS_membarrier,
+            SYS_exit, SYS_exit_group, SYS_membarrier, SYS_getcpu,
         ].map { Rule($0) } + [
+            // Of the calling thread only.
+            Rule(SYS_sched_setaffinity, .argument(0, mask: .max, equals: 0)),
             Rule(SYS_clone, .argument(0, mask: cloneThread, equals: cloneThread)),
             // Its flags are in memory, where no filter sees them; the C library then uses clone.
             Rule(SYS_clone3, .fails(ENOSYS)),

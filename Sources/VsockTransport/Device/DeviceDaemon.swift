@@ -15,21 +15,16 @@ public struct DeviceDaemonError: Error, CustomStringConvertible {
 
 /// Serves vsock devices until it is stopped.
 public final class DeviceDaemon: Sendable {
-    /// How long a thread looks for events before it sleeps, in nanoseconds, where that has been worth it lately: what
-    /// it takes to wake a program or a virtual processor that answers at once.
-    public static let defaultBusyPollNanoseconds: UInt64 = 100_000
-
     private let workers: [DeviceWorker]
     private let captures: DeviceCaptures
     /// The VMs' context IDs, in the order in which they were given.
     public let guestCIDs: [UInt32]
 
-    /// Creates the sockets of all VMs and starts to serve them, on at most `workerLimit` threads, each of which may look
-    /// for events for up to `busyPollNanoseconds` before it sleeps; 0 lets it sleep at once.
+    /// Creates the sockets of all VMs and starts to serve them, on at most `workerLimit` threads.
     /// - Throws: what is wrong with the first VM that cannot be served; nothing is left behind then.
     public init(
         _ configurations: [VsockDeviceConfiguration], workerLimit: Int,
-        busyPollNanoseconds: UInt64 = DeviceDaemon.defaultBusyPollNanoseconds, log: Logger
+        options: WorkerOptions = WorkerOptions(), log: Logger
     ) throws(DeviceDaemonError) {
         try Self.validate(configurations)
         guestCIDs = configurations.map(\.guestCID)
@@ -37,7 +32,7 @@ public final class DeviceDaemon: Sendable {
             var configurations = configurations
             captures = try DeviceCaptures(opening: &configurations, log: log)
             let count = max(1, min(workerLimit, configurations.count))
-            workers = try Self.startWorkers(count, configurations, busyPollNanoseconds, log)
+            workers = try Self.startWorkers(count, configurations, options, log)
         } catch {
             throw DeviceDaemonError("\(error)")
         }
@@ -64,7 +59,7 @@ public final class DeviceDaemon: Sendable {
     }
 
     private static func startWorkers(
-        _ count: Int, _ configurations: [VsockDeviceConfiguration], _ busyPollNanoseconds: UInt64, _ log: Logger
+        _ count: Int, _ configurations: [VsockDeviceConfiguration], _ options: WorkerOptions, _ log: Logger
     ) throws(SystemCallError) -> [DeviceWorker] {
         var mailboxes: [LoopMailbox] = []
         for _ in 0..<count { mailboxes.append(try LoopMailbox()) }
@@ -76,8 +71,7 @@ public final class DeviceDaemon: Sendable {
                 let mine = configurations.enumerated().filter { $0.offset % count == index }.map(\.element)
                 workers.append(
                     try DeviceWorker(
-                        mine, siblings: siblings, mailbox: mailboxes[index], busyPollNanoseconds: busyPollNanoseconds,
-                        log: log))
+                        mine, siblings: siblings, mailbox: mailboxes[index], options: options, log: log))
             }
         } catch {
             for worker in workers {

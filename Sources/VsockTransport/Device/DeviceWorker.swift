@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
 import Logging
+import VsockCore
 import VsockSystem
 
 /// One thread with an event loop that serves some of a daemon's VMs.
@@ -14,13 +15,13 @@ final class DeviceWorker: Sendable {
     /// Starts the thread, whose loop has `mailbox`; ``waitUntilReady()`` tells how that went.
     init(
         _ configurations: [VsockDeviceConfiguration], siblings: SiblingDirectory, mailbox: LoopMailbox,
-        busyPollNanoseconds: UInt64, log: Logger
+        options: WorkerOptions, log: Logger
     ) throws(SystemCallError) {
         let started = try StartSignal()
         self.mailbox = mailbox
         self.started = started
         thread = try WorkerThread(name: "vsock-device") { [served] in
-            Self.serve(mailbox, busyPollNanoseconds, started, served) { (loop, servers) throws(SystemCallError) in
+            Self.serve(mailbox, options, started, served) { (loop, servers) throws(SystemCallError) in
                 for configuration in configurations {
                     var log = log
                     log[metadataKey: "cid"] = "\(configuration.guestCID)"
@@ -34,13 +35,13 @@ final class DeviceWorker: Sendable {
     /// Starts the thread for one VM whose host is the caller's.
     init(
         _ configuration: VsockDeviceConfiguration, host: any DeviceHost & Sendable, mailbox: LoopMailbox,
-        busyPollNanoseconds: UInt64, log: Logger
+        options: WorkerOptions, log: Logger
     ) throws(SystemCallError) {
         let started = try StartSignal()
         self.mailbox = mailbox
         self.started = started
         thread = try WorkerThread(name: "vsock-device") { [served] in
-            Self.serve(mailbox, busyPollNanoseconds, started, served) { (loop, servers) throws(SystemCallError) in
+            Self.serve(mailbox, options, started, served) { (loop, servers) throws(SystemCallError) in
                 servers.append(try VhostUserServer(configuration, host: host, loop: loop, log: log))
             }
         }
@@ -61,15 +62,16 @@ final class DeviceWorker: Sendable {
     func join() { thread.join() }
 
     private static func serve(
-        _ mailbox: LoopMailbox, _ busyPollNanoseconds: UInt64, _ started: StartSignal, _ served: ServedDevices,
+        _ mailbox: LoopMailbox, _ options: WorkerOptions, _ started: StartSignal, _ served: ServedDevices,
         _ addServers: (EventLoop, inout [VhostUserServer]) throws(SystemCallError) -> Void
     ) {
         var servers: [VhostUserServer] = []
         do throws(SystemCallError) {
-            let loop = try EventLoop(mailbox: mailbox, busyPollNanoseconds: busyPollNanoseconds)
+            let loop = try EventLoop(mailbox: mailbox, busyPollNanoseconds: options.busyPollNanoseconds)
             try addServers(loop, &servers)
             served.devices = servers.map(\.device)
             started.signal(nil)
+            if options.followsPeers { loop.placement = ThreadPlacement(now: loop.now.nanoseconds) }
             loop.run()
             served.devices = []
             for server in servers { server.stop() }

@@ -20,13 +20,15 @@ public final class SocketDevice: Sendable {
             throw DeviceDaemonError("guest-cid \(configuration.guestCID) is reserved: use 3 to 4294967294")
         }
         let table = SocketTable(configuration.endpoint, isReady: false, reservesLowPorts: reservesLowPorts)
+        // Its peer is this process.
+        var options = WorkerOptions()
+        options.followsPeers = false
         do throws(SystemCallError) {
             let mailbox = try LoopMailbox()
             host = SocketDeviceHost(table, guestCID: guest, mailbox: mailbox)
             table.carrier = host
             worker = try DeviceWorker(
-                configuration, host: host, mailbox: mailbox,
-                busyPollNanoseconds: DeviceDaemon.defaultBusyPollNanoseconds, log: log)
+                configuration, host: host, mailbox: mailbox, options: options, log: log)
         } catch {
             table.carrier = nil
             throw DeviceDaemonError("\(error)")

@@ -53,6 +53,8 @@ final class EventLoop {
     private let mailbox: LoopMailbox
     @exclusivity(unchecked) private var mustStop = false
     @exclusivity(unchecked) private var polling: BusyPolling
+    /// Keeps the thread that runs this near the host program that its tasks exchange most with; nil leaves it to the kernel.
+    @exclusivity(unchecked) var placement: ThreadPlacement?
 
     /// Iterations so far.
     @exclusivity(unchecked) private(set) var iterationCount = 0
@@ -117,6 +119,7 @@ final class EventLoop {
     private func work() {
         iterationCount &+= 1
         now = Instant(nanoseconds: poller.now())
+        placement?.pass(now: now.nanoseconds)
         dispatch()
         while let slot = timers.popExpired(now: now) { timerOwners[slot]?.deadlinePassed() }
         runTasks()
@@ -125,6 +128,12 @@ final class EventLoop {
     /// A task says whether what it has just done is likely to be answered at once: then ``run()`` may look for the answer
     /// before it sleeps.
     func expectAnswer(_ isLikely: Bool) { polling.expectsAnswer = isLikely }
+
+    /// A task has exchanged so many bytes through the socket of a host program.
+    func carried(_ byteCount: Int, through descriptor: Int32) { placement?.carried(byteCount, through: descriptor) }
+
+    /// A task has carried so many bytes somewhere else.
+    func carriedElsewhere(_ byteCount: Int) { placement?.carriedElsewhere(byteCount) }
 
     /// The earliest deadline of a task.
     var nextDeadline: Instant? { timers.earliest }
@@ -207,9 +216,10 @@ final class EventLoop {
 
     private func nextTimeout() -> UInt64? {
         guard scheduled.isEmpty else { return 0 }
-        guard let deadline = timers.earliest else { return nil }
+        let limit = placement?.isBound == true ? ThreadPlacement.windowNanoseconds : nil
+        guard let deadline = timers.earliest else { return limit }
         let current = poller.now()
-        return deadline.nanoseconds > current ? deadline.nanoseconds - current : 0
+        return min(deadline.nanoseconds > current ? deadline.nanoseconds - current : 0, limit ?? .max)
     }
 
     private func dispatch() {

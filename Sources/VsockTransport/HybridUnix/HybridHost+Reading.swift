@@ -70,9 +70,11 @@ extension HybridHost {
             } else {
                 turn = try readRecords(socket, buffers)
             }
+            let carried = endpoint.counters.transmittedBytes - before
+            loop.carried(carried, through: socket.descriptor.rawValue)
             guard turn == .more else { return turn }
             // A turn that carried nothing still counts, lest one socket's empty records keep the others waiting.
-            budget -= max(64, endpoint.counters.transmittedBytes - before)
+            budget -= max(64, carried)
         }
         return .more
     }

@@ -112,6 +112,7 @@ final class HybridHost: DeviceHost {
         switch reception {
         case .payload(let id, let verdict):
             guard let socket = socket(id) else { return endpoint.abort(id) }
+            loop.carried(Int(header.payloadByteCount), through: socket.descriptor.rawValue)
             deliver(socket, verdict, payload: payload, in: segments)
         case .handled:
             break

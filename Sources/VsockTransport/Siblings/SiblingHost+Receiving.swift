@@ -19,6 +19,7 @@ extension SiblingHost {
         switch endpoint.receive(header, marker: marker, now: loop.now) {
         case .payload(let id, let verdict):
             guard let socket = socket(id), socket.phase == .open else { return endpoint.abort(id) }
+            loop.carriedElsewhere(Int(header.payloadByteCount))
             take(socket, verdict, payload: payload, in: segments)
         case .handled:
             if header.operation == .creditUpdate { creditUpdated(header) }

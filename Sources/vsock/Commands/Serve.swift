@@ -78,7 +78,15 @@ struct Serve: ParsableCommand {
             takes more processor time. 0 never looks.
             """,
             valueName: "µs"))
-    var busyPollMicroseconds: UInt32 = UInt32(DeviceDaemon.defaultBusyPollNanoseconds / 1000)
+    var busyPollMicroseconds: UInt32 = UInt32(WorkerOptions().busyPollNanoseconds / 1000)
+
+    @Flag(
+        name: [.customLong("follow-peers"), .customLong("follow_peers")], inversion: .prefixedNo,
+        help: """
+            Let a thread that serves one busy connection run on its host program's processor, as long as that costs \
+            less and carries as much.
+            """)
+    var followsPeers = true
 
     @Option(
         help: """
@@ -153,9 +161,10 @@ struct Serve: ParsableCommand {
         // No file can be opened later.
         let captures = try DeviceCaptures(opening: &configurations, log: log)
         if isSandboxed { enterSandbox(configurations) }
-        let daemon = try DeviceDaemon(
-            configurations, workerLimit: threads,
-            busyPollNanoseconds: UInt64(busyPollMicroseconds) * 1000, log: log)
+        var options = WorkerOptions()
+        options.busyPollNanoseconds = UInt64(busyPollMicroseconds) * 1000
+        options.followsPeers = followsPeers
+        let daemon = try DeviceDaemon(configurations, workerLimit: threads, options: options, log: log)
         let server: ControlServer?
         do {
             server = try control.map { try ControlServer(path: $0, owner: socketOwner, daemon: daemon) }

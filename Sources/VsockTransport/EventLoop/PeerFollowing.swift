@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// On which processor a thread exchanges data with a host program. The kernel's buffers of a Unix socket are made by the
+// sender's processor. Freed on another one they cost twice, and what is in them comes from another core's cache, so a
+// thread that shares the processor of its peer carries more, even though the two take turns then. (Receive flow steering
+// moves the kernel's part of a receive to the receiver for the same reason.) The scheduler often does the opposite: a
+// thread that wakes up goes to a processor that is idle.
+//
+// A Unix socket does not tell where its peer runs, and programs move. So the thread tries, and looks at what a byte costs:
+//
+//              busy for eight windows          cheaper by three tenths
+//      free ------------------------> trying --------------------------> following
+//       ^                              |  ^                               |  |  |
+//       |  four in vain: a pause       |  |  dearer: the peer has left;   |  |  |
+//       +------------------------------+  |  or time for a proof          |  |  |
+//       |                                 +-------------------------------+  |  |
+//       |  less is carried: a pause                                          |  |
+//       +--------------------------------------------------------------------+  |
+//       |  the peer has ended, or is no longer the only one                     |
+//       +-----------------------------------------------------------------------+
+//
+// A window is a millisecond or more of the thread's work. Of a single window nothing is concluded but that a processor is
+// good: who has just come, or has been disturbed, has a dear one anywhere.
+
+/// Decides where a thread that carries for host programs runs. It only decides: ``ThreadPlacement`` measures and moves.
+struct PeerFollowing {
+    /// What the thread is to do.
+    enum Move: Equatable {
+        /// Run on this processor only.
+        case bind(Int)
+        /// Run where the kernel wants it.
+        case release
+    }
+
+    /// How much of its cost a byte may have at most, for a processor to be worth a change.
+    static let worthwhileCost = 0.7
+    /// What a byte may cost, of what it has cost here lately, before the peer seems to have left.
+    static let tolerableCost = 1.3
+    /// How much of what was carried elsewhere must be carried at least, over ``rateWindowCount`` windows.
+    static let tolerableRate = 0.95
+    static let rateWindowCount = 16
+    /// How much of it in each window: with less, the processor is taken by somebody else.
+    static let sufficientRate = 0.5
+    /// Busy windows that are the measure for what is tried then.
+    static let referenceWindowCount = 8
+    /// Processors that are tried, at most, before a pause.
+    static let trialLimit = 4
+    /// Windows after which a processor has to prove again that it is the better one.
+    static let proofWindowCount = 256
+    /// A processor that was right for fewer windows has not been of use.
+    static let usefulWindowCount = 8
+    /// How often in a row it may be of no use.
+    static let uselessLimit = 3
+    /// Nanoseconds until the next try after one in vain. When all processors have been tried, it is four times as long,
+    /// unless the thread has followed for ``successWindowCount`` windows in between.
+    static let firstPause: UInt64 = 100_000_000
+    static let longestPause: UInt64 = 6_400_000_000
+    static let successWindowCount = 64
+
+    /// What the thread achieves with one peer.
+    private struct Performance {
+        let peer: Int32
+        /// Nanoseconds of processor time that a byte takes.
+        var cost: Double
+        /// Bytes that are carried in a nanosecond.
+        var rate: Double
+
+        init(peer: Int32, _ window: TrafficWindow) {
+            self.peer = peer
+            cost = window.cost
+            rate = window.rate
+        }
+    }
+
+    private enum State {
+        /// The sum of so many busy windows in a row with one peer.
+        case free(TrafficWindow, count: Int)
+        case trying(Trial)
+        case following(Following)
+    }
+
+    private struct Trial {
+        let processor: Int
+        /// What it is measured by.
+        let reference: Performance
+        /// Processors that have been tried, this one included.
+        let count: Int
+        /// The processor of the reference, if this is its proof.
+        let home: Following?
+        /// The thread has been here for a window.
+        var hasSettled = false
+    }
+
+    private struct Following {
+        let processor: Int
+        /// Elsewhere.
+        var reference: Performance
+        /// What a byte costs here.
+        var cost: Double
+        /// Windows since the start, or the proof.
+        var count = 0
+        /// Windows in a row that were dear, or carried little.
+        var badCount = 0
+        /// The sum of the last few windows.
+        var recent = TrafficWindow()
+    }
+
+    private let processors: [Int]
+    private var state = State.free(TrafficWindow(), count: 0)
+    /// The processor that was tried last: the next try goes on from there.
+    private var cursor: Int
+    private var pause = Self.firstPause
+    /// Time at which the next try may begin, in nanoseconds of the caller's clock.
+    private var retryTime: UInt64 = 0
+    private var uselessCount = 0
+    /// Processors that have been tried, and windows in which the thread has followed, since the pause has changed.
+    private var triedCount = 0
+    private var followedCount = 0
+
+    /// For a thread that may run on any of `processors`; nil when there is no choice.
+    init?(processors: [Int]) {
+        guard processors.count > 1, let last = processors.last else { return nil }
+        self.processors = processors
+        cursor = last
+    }
+
+    /// The processor that the thread is bound to.
+    var bound: Int? {
+        switch state {
+        case .free: nil
+        case .trying(let trial): trial.processor
+        case .following(let following): following.processor
+        }
+    }
+
+    /// A window has ended at `now`, on `processor`.
+    mutating func ended(_ window: TrafficWindow, processor: Int, now: UInt64) -> Move? {
+        switch state {
+        case .free(let sum, let count): free(sum, count, window, processor, now)
+        case .trying(let trial): judge(trial, window, now)
+        case .following(let following): follow(following, window, now)
+        }
+    }
+
+    // MARK: Free
+
+    private mutating func free(
+        _ sum: TrafficWindow, _ count: Int, _ window: TrafficWindow, _ processor: Int, _ now: UInt64
+    ) -> Move? {
+        guard let peer = window.peer, window.isSignificant, window.busyNanoseconds > window.nanoseconds / 2,
+            now >= retryTime
+        else {
+            state = .free(TrafficWindow(), count: 0)
+            return nil
+        }
+        guard count == 0 || sum.peer == peer else {
+            state = .free(window, count: 1)
+            return nil
+        }
+        var sum = sum
+        sum.add(window)
+        guard count + 1 >= Self.referenceWindowCount else {
+            state = .free(sum, count: count + 1)
+            return nil
+        }
+        uselessCount = 0
+        return tryNext(than: processor, reference: Performance(peer: peer, sum))
+    }
+
+    private mutating func release() -> Move {
+        state = .free(TrafficWindow(), count: 0)
+        return .release
+    }
+
+    private mutating func giveUp(_ now: UInt64) -> Move {
+        if followedCount >= Self.successWindowCount {
+            pause = Self.firstPause
+            triedCount = 0
+        } else if triedCount >= processors.count * 2 {
+            pause = min(pause * 4, Self.longestPause)
+            triedCount = 0
+        }
+        followedCount = 0
+        retryTime = now + pause
+        return release()
+    }
+
+    // MARK: Trying
+
+    private mutating func tryNext(
+        than processor: Int, reference: Performance, count: Int = 0, home: Following? = nil
+    ) -> Move {
+        repeat { cursor = processors.first { $0 > cursor } ?? processors[0] } while cursor == processor
+        triedCount += 1
+        state = .trying(Trial(processor: cursor, reference: reference, count: count + 1, home: home))
+        return .bind(cursor)
+    }
+
+    private mutating func judge(_ trial: Trial, _ window: TrafficWindow, _ now: UInt64) -> Move? {
+        let reference = trial.reference
+        let isPeers = window.peer == reference.peer
+        let isTaken = window.rate < reference.rate * Self.sufficientRate
+        if isPeers, !isTaken, window.cost <= reference.cost * Self.worthwhileCost {
+            state = .following(Following(processor: trial.processor, reference: reference, cost: window.cost))
+            return nil
+        }
+        guard trial.hasSettled else {
+            var trial = trial
+            trial.hasSettled = true
+            state = .trying(trial)
+            return nil
+        }
+        guard isPeers else { return giveUp(now) }
+        if var home = trial.home {
+            // Elsewhere a byte must cost more, or this is not home.
+            guard isTaken || home.cost <= window.cost * Self.worthwhileCost else { return giveUp(now) }
+            home.reference.cost = window.cost
+            home.reference.rate = (home.reference.rate + window.rate) / 2
+            home.count = 0
+            home.recent = TrafficWindow()
+            state = .following(home)
+            return .bind(home.processor)
+        }
+        guard trial.count < Self.trialLimit else { return giveUp(now) }
+        return tryNext(than: trial.processor, reference: reference, count: trial.count)
+    }
+
+    // MARK: Following
+
+    private mutating func follow(_ old: Following, _ window: TrafficWindow, _ now: UInt64) -> Move? {
+        var following = old
+        let reference = following.reference
+        following.count += 1
+        followedCount += 1
+        if following.count == Self.usefulWindowCount { uselessCount = 0 }
+        let isPeers = window.peer == reference.peer
+        let isTaken = window.rate < reference.rate * Self.sufficientRate
+        let isDear = window.cost > max(following.cost * Self.tolerableCost, reference.cost * Self.worthwhileCost)
+        if !isPeers || isTaken || isDear {
+            following.badCount += 1
+            state = .following(following)
+            guard following.badCount == 2 else { return nil }
+            guard isPeers else { return following.count < Self.usefulWindowCount ? giveUp(now) : release() }
+            return isDear ? left(following, now) : giveUp(now)
+        }
+        following.badCount = 0
+        following.cost += (window.cost - following.cost) / 8
+        following.recent.add(window)
+        if following.count % Self.rateWindowCount == 0 {
+            guard following.recent.rate >= reference.rate * Self.tolerableRate else { return giveUp(now) }
+            if following.count >= Self.proofWindowCount { return prove(following) }
+            following.recent = TrafficWindow()
+        }
+        state = .following(following)
+        return nil
+    }
+
+    /// The peer is somewhere else.
+    private mutating func left(_ following: Following, _ now: UInt64) -> Move {
+        if following.count < Self.usefulWindowCount {
+            uselessCount += 1
+            guard uselessCount < Self.uselessLimit else { return giveUp(now) }
+        }
+        return tryNext(than: following.processor, reference: following.reference)
+    }
+
+    /// What was true for the traffic of some time ago need not be now: another processor is tried.
+    private mutating func prove(_ following: Following) -> Move {
+        var here = following.reference
+        here.cost = following.cost
+        here.rate = following.recent.rate
+        return tryNext(than: following.processor, reference: here, home: following)
+    }
+}

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import VsockSystem
+
+/// Moves the calling thread to where ``PeerFollowing`` wants it. Belongs to that thread.
+struct ThreadPlacement {
+    /// Nanoseconds of a window at least: time for some reads, little enough that a peer that has moved costs little.
+    static let windowNanoseconds: UInt64 = 1_000_000
+
+    /// What is looked up at the end of a window.
+    struct Reading {
+        /// Processor time that the thread has used so far, in nanoseconds.
+        var busyNanoseconds = CurrentThread.processorNanoseconds()
+        /// Where it is.
+        var processor = CurrentThread.processor
+    }
+
+    /// Where the thread may run, by whoever decides on that.
+    private var allowed: ProcessorSet
+    /// nil when there is only one processor to run on.
+    private var following: PeerFollowing?
+    /// What has happened since the last one ended.
+    private(set) var window = TrafficWindow()
+    private var start: UInt64
+    private var busyAtStart: UInt64
+
+    /// For a thread that begins to work at `now`, in nanoseconds of any clock that it is told from then on. nil when the
+    /// kernel does not tell where it may run.
+    init?(now: UInt64, reading: Reading = Reading()) {
+        guard let allowed = try? CurrentThread.allowedProcessors() else { return nil }
+        self.allowed = allowed
+        following = PeerFollowing(processors: allowed.numbers)
+        start = now
+        busyAtStart = reading.busyNanoseconds
+    }
+
+    /// Whether the thread is confined to one processor for now. It should not sleep for longer than a window then: what
+    /// wakes it next may be another one's.
+    var isBound: Bool { following?.bound != nil }
+
+    /// The thread has exchanged so many bytes through the socket of a host program.
+    mutating func carried(_ byteCount: Int, through descriptor: Int32) {
+        window.carried(byteCount, through: descriptor)
+    }
+
+    /// The thread has carried so many bytes somewhere else.
+    mutating func carriedElsewhere(_ byteCount: Int) { window.carriedElsewhere(byteCount) }
+
+    /// To be called often: a window may have ended.
+    mutating func pass(now: UInt64, reading: @autoclosure () -> Reading = Reading()) {
+        guard now >= start + Self.windowNanoseconds else { return }
+        let reading = reading()
+        window.nanoseconds = now - start
+        window.busyNanoseconds = reading.busyNanoseconds - min(busyAtStart, reading.busyNanoseconds)
+        let expected = following?.bound.map { ProcessorSet([$0]) } ?? allowed
+        let move = following?.ended(window, processor: reading.processor, now: now)
+        if let move { perform(move, expected) }
+        window = TrafficWindow()
+        start = now
+        busyAtStart = reading.busyNanoseconds
+    }
+
+    private mutating func perform(_ move: PeerFollowing.Move, _ expected: ProcessorSet) {
+        // Whoever has changed that, taskset(1) or a control group, is obeyed.
+        guard let current = try? CurrentThread.allowedProcessors(), current == expected else { return startAnew() }
+        do throws(SystemCallError) {
+            switch move {
+            case .bind(let processor): try CurrentThread.setAllowedProcessors(ProcessorSet([processor]))
+            case .release: try CurrentThread.setAllowedProcessors(allowed)
+            }
+        } catch {
+            // A control group has changed in between. It has the last word on this, too.
+            try? CurrentThread.setAllowedProcessors(.all)
+            startAnew()
+        }
+    }
+
+    private mutating func startAnew() {
+        guard let current = try? CurrentThread.allowedProcessors() else { return following = nil }
+        allowed = current
+        following = PeerFollowing(processors: current.numbers)
+    }
+}
