@@ -161,7 +161,7 @@ struct DeviceDaemonTests {
         let silent = try HostProgram(connectingTo: directory.file("a.v"), type: .stream)
         if isStarved {
             // More than the guest's buffers hold, which it does not empty meanwhile.
-            try host.send(pattern(20_000))
+            try host.send(pattern(100_000))
         }
         daemon.stop()
         #expect(try silent.isClosedWithoutText())

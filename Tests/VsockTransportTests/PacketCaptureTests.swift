@@ -180,7 +180,7 @@ struct PacketCaptureTests {
         _ = consume reader
         let recorder = TapRecorder()
         let device = try TestDevice { $0.tap = PacketTapGroup.joining([capture, recorder]) }
-        let guest = try SocketDriver(path: device.socketPath)
+        let guest = try SocketDriver(path: device.socketPath, options: .pages)
         try eventually { try device.inspect { $0.isReady } }
         try exchange(guest, device, .stream)
         try exchange(guest, device, .seqpacket)

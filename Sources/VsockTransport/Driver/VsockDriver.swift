@@ -17,8 +17,9 @@ public final class VsockDriver {
     public struct Options: Sendable {
         /// Entries of each queue; a power of two.
         public var queueSize = 256
-        /// Payload bytes that fit into a receive buffer. Linux has about 3.7 KiB.
-        public var receivePayloadByteCount = 4096
+        /// Payload bytes that fit into a receive buffer: of 64 KiB that a device has for its guest, each buffer takes so
+        /// many. Linux has about 3.7 KiB.
+        public var receivePayloadByteCount = 16384
         /// Whether to accept VIRTIO_VSOCK_F_SEQPACKET when it is offered.
         public var acceptsSeqpacket = true
         /// Whether to accept the event index when it is offered.
@@ -26,6 +27,13 @@ public final class VsockDriver {
 
         /// The defaults.
         public init() {}
+
+        /// Buffers of a page, as Linux guests post them.
+        public static var pages: Self {
+            var options = Self()
+            options.receivePayloadByteCount = 4096
+            return options
+        }
     }
 
     private static let callToken: UInt64 = 0
@@ -47,6 +55,7 @@ public final class VsockDriver {
     @exclusivity(unchecked) private var receiveQueue: DriverQueue
     @exclusivity(unchecked) private var transmitQueue: DriverQueue
     private var eventQueue: DriverQueue
+    @exclusivity(unchecked) private var receiveSlots: ReceiveSlots
     /// The one used last comes first.
     @exclusivity(unchecked) private var freeTransmitSlots: [Int]
     /// Payload bytes from which on it pays to look for a slot that is in the processor's caches.
@@ -74,6 +83,7 @@ public final class VsockDriver {
         } catch {
             throw .system(error)
         }
+        receiveSlots = ReceiveSlots(count: options.queueSize, payloadByteCount: options.receivePayloadByteCount)
         freeTransmitSlots = Array((0..<options.queueSize).reversed())
         frontend = try VhostUserFrontend(path: path)
         try Self.start(
@@ -104,7 +114,7 @@ public final class VsockDriver {
         } catch {
             throw .system(error)
         }
-        for slot in 0..<options.queueSize { post(slot) }
+        postReceiveSlots()
         receiveQueue.publish()
         _ = receiveQueue.enableInterrupts()
         transmitQueue.disableInterrupts()
@@ -257,7 +267,8 @@ public final class VsockDriver {
                         body(header, UnsafeRawBufferPointer(rebasing: payload[..<Int(header.payloadByteCount)]))
                     }
                 }
-                post(used.token)
+                receiveSlots.returned(used.token, byteCount: written - min(written, PacketHeader.byteCount))
+                postReceiveSlots()
                 count += 1
             }
         } catch {
@@ -377,12 +388,14 @@ public final class VsockDriver {
         return isAdded
     }
 
-    private func post(_ slot: Int) {
-        var buffer = memory.buffer(memory.receiveSlot(slot), byteCount: memory.receiveSlotByteCount)
-        _ = withUnsafePointer(to: &buffer) { buffer in
-            receiveQueue.add(
-                readable: UnsafeBufferPointer(start: nil, count: 0),
-                writable: UnsafeBufferPointer(start: buffer, count: 1), token: slot)
+    private func postReceiveSlots() {
+        while let slot = receiveSlots.next() {
+            var buffer = memory.buffer(memory.receiveSlot(slot), byteCount: memory.receiveSlotByteCount)
+            _ = withUnsafePointer(to: &buffer) { buffer in
+                receiveQueue.add(
+                    readable: UnsafeBufferPointer(start: nil, count: 0),
+                    writable: UnsafeBufferPointer(start: buffer, count: 1), token: slot)
+            }
         }
     }
 

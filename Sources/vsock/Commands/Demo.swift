@@ -79,7 +79,7 @@ struct Demo: ParsableCommand {
             try runLinux(kernel, socket)
         } else {
             Console.say("guest:  \(Self.driverName), without a virtual machine")
-            let driver = try SocketDriver(path: socket)
+            let driver = try SocketDriver(path: socket, options: .pages)
             defer { driver.stop() }
             try DemoGuest(records: records) { driver.makeSocket($0) }.run()
         }

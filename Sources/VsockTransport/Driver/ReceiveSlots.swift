@@ -1,0 +1,46 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Which receive buffers a driver posts. A ring goes round all that are posted, so with large packets each copy would find
+// a buffer that has long left the processor's caches. Then only a few are posted, those used last first; with small
+// packets all are, because a buffer holds one packet.
+
+/// The receive buffers of a driver that the device does not have.
+struct ReceiveSlots {
+    /// Payload bytes from which on a packet is large.
+    static let largeByteCount = 4096
+    /// Bytes of all buffers posted while packets are large: four windows of a connection.
+    static let largeWindowByteCount = 1 << 20
+    /// The weight of packets that decides: so many large ones more than small ones, at most.
+    private static let weightLimit = 64
+
+    private let count: Int
+    private let largeLimit: Int
+    private var free: [Int]
+    private var postedCount = 0
+    /// From 0, all small, to ``weightLimit``, all large.
+    private var weight = 0
+
+    /// `count` buffers for `payloadByteCount` bytes each, none of which is posted.
+    init(count: Int, payloadByteCount: Int) {
+        self.count = count
+        largeLimit = min(count, max(1, Self.largeWindowByteCount / payloadByteCount))
+        free = Array((0..<count).reversed())
+    }
+
+    /// How many the device should have.
+    var limit: Int { weight > Self.weightLimit / 2 ? largeLimit : count }
+
+    /// The device has returned a buffer with so many bytes of payload.
+    mutating func returned(_ slot: Int, byteCount: Int) {
+        weight = byteCount >= Self.largeByteCount ? min(weight + 1, Self.weightLimit) : max(weight - 1, 0)
+        free.append(slot)
+        postedCount -= 1
+    }
+
+    /// A buffer to be posted; nil when the device has enough.
+    mutating func next() -> Int? {
+        guard postedCount < limit, let slot = free.popLast() else { return nil }
+        postedCount += 1
+        return slot
+    }
+}
