@@ -107,7 +107,7 @@ struct PeerFollowingTests {
         for _ in 0..<20_000 where machine.turn() == .release { releases.append(machine.now) }
         // The pauses in tenths of a second, without the windows of the next try.
         let pauses = zip(releases, releases.dropFirst()).map { ($1 - $0) / 100_000_000 }
-        #expect(pauses.prefix(4) == [4, 16, 64, 64])
+        #expect(pauses.prefix(7) == [2, 4, 8, 16, 32, 64, 64])
         #expect(machine.following.bound == nil)
         #expect(machine.binds.count == releases.count * PeerFollowing.trialLimit)
     }
@@ -210,7 +210,7 @@ struct PeerFollowingTests {
     @Test("a thread that is idle most of the time, or carries little, stays where the kernel puts it")
     func idle() throws {
         var machine = try #require(Machine(processorCount: 2))
-        machine.far.cost = 6
+        machine.far.cost = 4
         machine.turns(100)
         #expect(machine.binds.isEmpty)
         machine.far = (15_000, 60)
@@ -228,6 +228,15 @@ struct PeerFollowingTests {
         machine.far = (3_000_000, 0.3)
         machine.turns(PeerFollowing.proofWindowCount + 10)
         #expect(machine.following.bound == nil)
+    }
+
+    @Test("a thread that the kernel has put to the program, by chance, is kept there")
+    func byChance() throws {
+        var machine = try #require(Machine(processorCount: 3))
+        machine.thread = 0
+        machine.turns(Self.findingCount + 2)
+        #expect(machine.isWithPeer)
+        #expect(machine.binds == [1, 0])
     }
 
     @Test("the proof leaves a good processor for two windows, and comes back")

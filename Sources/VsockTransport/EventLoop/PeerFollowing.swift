@@ -11,7 +11,7 @@
 //              busy for eight windows          cheaper by three tenths
 //      free ------------------------> trying --------------------------> following
 //       ^                              |  ^                               |  |  |
-//       |  four in vain: a pause       |  |  dearer: the peer has left;   |  |  |
+//       |  eight in vain: a pause      |  |  dearer: the peer has left;   |  |  |
 //       +------------------------------+  |  or time for a proof          |  |  |
 //       |                                 +-------------------------------+  |  |
 //       |  less is carried: a pause                                          |  |
@@ -37,22 +37,21 @@ struct PeerFollowing {
     /// What a byte may cost, of what it has cost here lately, before the peer seems to have left.
     static let tolerableCost = 1.3
     /// How much of what was carried elsewhere must be carried at least, over ``rateWindowCount`` windows.
-    static let tolerableRate = 0.95
+    static let tolerableRate = 0.9
     static let rateWindowCount = 16
     /// How much of it in each window: with less, the processor is taken by somebody else.
     static let sufficientRate = 0.5
     /// Busy windows that are the measure for what is tried then.
     static let referenceWindowCount = 8
     /// Processors that are tried, at most, before a pause.
-    static let trialLimit = 4
+    static let trialLimit = 8
     /// Windows after which a processor has to prove again that it is the better one.
     static let proofWindowCount = 256
     /// A processor that was right for fewer windows has not been of use.
     static let usefulWindowCount = 8
     /// How often in a row it may be of no use.
     static let uselessLimit = 3
-    /// Nanoseconds until the next try after one in vain. When all processors have been tried, it is four times as long,
-    /// unless the thread has followed for ``successWindowCount`` windows in between.
+    /// Nanoseconds until the next try after one in vain. When all processors have been tried, it is twice as long, unless the thread has followed for ``successWindowCount`` windows in between.
     static let firstPause: UInt64 = 100_000_000
     static let longestPause: UInt64 = 6_400_000_000
     static let successWindowCount = 64
@@ -83,9 +82,10 @@ struct PeerFollowing {
         let processor: Int
         /// What it is measured by.
         let reference: Performance
-        /// Processors that have been tried, this one included.
+        /// Processors that have been tried, this one included, and how many may be.
         let count: Int
-        /// The processor of the reference, if this is its proof.
+        let limit: Int
+        /// The processor of the reference, if the thread was at one: it may turn out to be the better one.
         let home: Following?
         /// The thread has been here for a window.
         var hasSettled = false
@@ -147,7 +147,7 @@ struct PeerFollowing {
     private mutating func free(
         _ sum: TrafficWindow, _ count: Int, _ window: TrafficWindow, _ processor: Int, _ now: UInt64
     ) -> Move? {
-        guard let peer = window.peer, window.isSignificant, window.busyNanoseconds > window.nanoseconds / 2,
+        guard let peer = window.peer, window.isSignificant, window.busyNanoseconds > window.nanoseconds / 5 * 2,
             now >= retryTime
         else {
             state = .free(TrafficWindow(), count: 0)
@@ -164,7 +164,10 @@ struct PeerFollowing {
             return nil
         }
         uselessCount = 0
-        return tryNext(than: processor, reference: Performance(peer: peer, sum))
+        let reference = Performance(peer: peer, sum)
+        return tryNext(
+            than: processor, reference: reference,
+            home: Following(processor: processor, reference: reference, cost: reference.cost))
     }
 
     private mutating func release() -> Move {
@@ -177,7 +180,7 @@ struct PeerFollowing {
             pause = Self.firstPause
             triedCount = 0
         } else if triedCount >= processors.count * 2 {
-            pause = min(pause * 4, Self.longestPause)
+            pause = min(pause * 2, Self.longestPause)
             triedCount = 0
         }
         followedCount = 0
@@ -188,11 +191,11 @@ struct PeerFollowing {
     // MARK: Trying
 
     private mutating func tryNext(
-        than processor: Int, reference: Performance, count: Int = 0, home: Following? = nil
+        than processor: Int, reference: Performance, count: Int = 0, limit: Int = trialLimit, home: Following? = nil
     ) -> Move {
         repeat { cursor = processors.first { $0 > cursor } ?? processors[0] } while cursor == processor
         triedCount += 1
-        state = .trying(Trial(processor: cursor, reference: reference, count: count + 1, home: home))
+        state = .trying(Trial(processor: cursor, reference: reference, count: count + 1, limit: limit, home: home))
         return .bind(cursor)
     }
 
@@ -211,9 +214,8 @@ struct PeerFollowing {
             return nil
         }
         guard isPeers else { return giveUp(now) }
-        if var home = trial.home {
-            // Elsewhere a byte must cost more, or this is not home.
-            guard isTaken || home.cost <= window.cost * Self.worthwhileCost else { return giveUp(now) }
+        if var home = trial.home, home.cost <= window.cost * Self.worthwhileCost {
+            // Elsewhere a byte costs more.
             home.reference.cost = window.cost
             home.reference.rate = (home.reference.rate + window.rate) / 2
             home.count = 0
@@ -221,8 +223,9 @@ struct PeerFollowing {
             state = .following(home)
             return .bind(home.processor)
         }
-        guard trial.count < Self.trialLimit else { return giveUp(now) }
-        return tryNext(than: trial.processor, reference: reference, count: trial.count)
+        guard trial.count < trial.limit else { return giveUp(now) }
+        return tryNext(
+            than: trial.processor, reference: reference, count: trial.count, limit: trial.limit, home: trial.home)
     }
 
     // MARK: Following
@@ -269,6 +272,6 @@ struct PeerFollowing {
         var here = following.reference
         here.cost = following.cost
         here.rate = following.recent.rate
-        return tryNext(than: following.processor, reference: here, home: following)
+        return tryNext(than: following.processor, reference: here, limit: 1, home: following)
     }
 }
