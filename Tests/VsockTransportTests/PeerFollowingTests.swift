@@ -73,8 +73,8 @@ struct PeerFollowingTests {
         #expect(machine.isWithPeer)
         for place in [1, 0, processorCount - 1] {
             machine.peer = place
-            // Two windows show that it has left, and two each that it is not on another processor.
-            machine.turns(2 + 2 * processorCount)
+            // A window shows that it has left, two each that it is not on another processor, and one that it is there.
+            machine.turns(1 + 2 * (processorCount - 2) + 1)
             #expect(machine.isWithPeer, "program on \(place)")
             machine.turns(40)
             #expect(machine.isWithPeer)

@@ -19,8 +19,8 @@
 //       |  the peer has ended, or is no longer the only one                     |
 //       +-----------------------------------------------------------------------+
 //
-// A window is a millisecond or more of the thread's work. Of a single window nothing is concluded but that a processor is
-// good: who has just come, or has been disturbed, has a dear one anywhere.
+// A window is a millisecond or more of the thread's work. A single one tells that a processor is good, or that a byte costs
+// just what it costs elsewhere; nothing else: who has just come, or has been disturbed, has a dear one anywhere.
 
 /// Decides where a thread that carries for host programs runs. It only decides: ``ThreadPlacement`` measures and moves.
 struct PeerFollowing {
@@ -36,6 +36,8 @@ struct PeerFollowing {
     static let worthwhileCost = 0.7
     /// What a byte may cost, of what it has cost here lately, before the peer seems to have left.
     static let tolerableCost = 1.3
+    /// How far what a byte costs elsewhere may be from what it has cost there, in parts of it.
+    static let costDeviation = 0.2
     /// How much of what was carried elsewhere must be carried at least, over ``rateWindowCount`` windows.
     static let tolerableRate = 0.9
     static let rateWindowCount = 16
@@ -50,7 +52,7 @@ struct PeerFollowing {
     /// A processor that was right for fewer windows has not been of use.
     static let usefulWindowCount = 8
     /// How often in a row it may be of no use.
-    static let uselessLimit = 3
+    static let uselessLimit = 6
     /// Nanoseconds until the next try after one in vain. When all processors have been tried, it is twice as long, unless the thread has followed for ``successWindowCount`` windows in between.
     static let firstPause: UInt64 = 100_000_000
     static let longestPause: UInt64 = 6_400_000_000
@@ -240,9 +242,11 @@ struct PeerFollowing {
         let isTaken = window.rate < reference.rate * Self.sufficientRate
         let isDear = window.cost > max(following.cost * Self.tolerableCost, reference.cost * Self.worthwhileCost)
         if !isPeers || isTaken || isDear {
-            following.badCount += 1
+            // As dear as elsewhere, no more and no less, is no chance.
+            let isElsewhere = isPeers && isDear && abs(window.cost / reference.cost - 1) < Self.costDeviation
+            following.badCount += isElsewhere ? 2 : 1
             state = .following(following)
-            guard following.badCount == 2 else { return nil }
+            guard following.badCount >= 2 else { return nil }
             guard isPeers else { return following.count < Self.usefulWindowCount ? giveUp(now) : release() }
             return isDear ? left(following, now) : giveUp(now)
         }
