@@ -136,6 +136,21 @@ struct PeerFollowingTests {
         #expect(machine.binds.count < 30)
     }
 
+    @Test("a processor that others take again and again is left", arguments: 1...3)
+    func takenAtTimes(goodCount: Int) throws {
+        var machine = try #require(Machine(processorCount: 2))
+        let near = machine.near
+        machine.turns(Self.findingCount)
+        var withPeer = 0
+        for turn in 0..<10_000 {
+            // Of every few milliseconds, one with nearly nothing.
+            machine.near.bytes = turn % (goodCount + 1) == 0 ? near.bytes / 10 : near.bytes
+            machine.turn()
+            withPeer += machine.isWithPeer ? 1 : 0
+        }
+        #expect(withPeer < 1500, "\(withPeer) of 10,000 windows")
+    }
+
     @Test("nobody is followed while several exchange data, and one beside others no longer")
     func severalPeers() throws {
         var machine = try #require(Machine(processorCount: 2))
@@ -402,7 +417,7 @@ struct ThreadPlacementTests {
             while try CurrentThread.allowedProcessors() == before { traffic.pass(50_000, processor: away) }
             loop.placement = traffic.placement
             let alarm = Alarm(loop)
-            loop.setDeadline(loop.now.advanced(byNanoseconds: 300_000_000), for: alarm)
+            loop.setDeadline(loop.now.advanced(byNanoseconds: 1_000_000_000), for: alarm)
             // Nothing happens until then.
             loop.run()
             return alarm.processors == before ? [] : ["the thread has slept where it was bound"]

@@ -67,6 +67,15 @@ struct ReceiveSlotsTests {
         }
     }
 
+    @Test("packets that leave most of a buffer empty are small")
+    func half() {
+        var ring = Ring(count: 256, payloadByteCount: 16384)
+        _ = ring.packets(1000, byteCount: 8191)
+        #expect(ring.posted.count == 256)
+        _ = ring.packets(1000, byteCount: 8192)
+        #expect(ring.posted.count == 64)
+    }
+
     @Test("where all buffers are no megabyte, all are posted; one larger than that is posted alone")
     func sizes() {
         var pages = Ring(count: 256, payloadByteCount: 4096)
@@ -78,6 +87,9 @@ struct ReceiveSlotsTests {
         var huge = Ring(count: 8, payloadByteCount: 2 << 20)
         _ = huge.packets(100, byteCount: 2 << 20)
         #expect(huge.posted.count == 1)
+        var none = Ring(count: 8, payloadByteCount: 0)
+        _ = none.packets(100, byteCount: 0)
+        #expect(none.posted.count == 8)
     }
 
     @Test("no buffer is lost, and none is posted twice", arguments: [1, 2, 3] as [UInt64])

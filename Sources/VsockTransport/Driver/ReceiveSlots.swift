@@ -6,14 +6,15 @@
 
 /// The receive buffers of a driver that the device does not have.
 struct ReceiveSlots {
-    /// Payload bytes from which on a packet is large.
+    /// Payload bytes from which on a packet is large, if that is half of a buffer at least.
     static let largeByteCount = 4096
-    /// Bytes of all buffers posted while packets are large: four windows of a connection.
+    /// Bytes of all buffers posted while packets are large: two windows of a connection at least, even if they are half full.
     static let largeWindowByteCount = 1 << 20
     /// The weight of packets that decides: so many large ones more than small ones, at most.
     private static let weightLimit = 64
 
     private let count: Int
+    private let largeByteCount: Int
     private let largeLimit: Int
     private var free: [Int]
     private var postedCount = 0
@@ -23,7 +24,8 @@ struct ReceiveSlots {
     /// `count` buffers for `payloadByteCount` bytes each, none of which is posted.
     init(count: Int, payloadByteCount: Int) {
         self.count = count
-        largeLimit = min(count, max(1, Self.largeWindowByteCount / payloadByteCount))
+        largeByteCount = max(Self.largeByteCount, payloadByteCount / 2)
+        largeLimit = min(count, max(1, Self.largeWindowByteCount / max(1, payloadByteCount)))
         free = Array((0..<count).reversed())
     }
 
@@ -32,7 +34,7 @@ struct ReceiveSlots {
 
     /// The device has returned a buffer with so many bytes of payload.
     mutating func returned(_ slot: Int, byteCount: Int) {
-        weight = byteCount >= Self.largeByteCount ? min(weight + 1, Self.weightLimit) : max(weight - 1, 0)
+        weight = byteCount >= largeByteCount ? min(weight + 1, Self.weightLimit) : max(weight - 1, 0)
         free.append(slot)
         postedCount -= 1
     }

@@ -19,6 +19,9 @@
 //       |  the peer has ended, or is no longer the only one                     |
 //       +-----------------------------------------------------------------------+
 //
+// A trial that finds a byte dearer than where the thread was makes it follow there. A peer that is gone during a trial, or
+// soon after, and a proof in vain are failures, too: a pause comes after them.
+//
 // A window is a millisecond or more of the thread's work. A single one tells that a processor is good, or that a byte costs
 // just what it costs elsewhere; nothing else: who has just come, or has been disturbed, has a dear one anywhere.
 
@@ -103,8 +106,9 @@ struct PeerFollowing {
         var count = 0
         /// Windows in a row that were dear, or carried little.
         var badCount = 0
-        /// The sum of the last few windows.
+        /// The sum of the last few windows with the peer, good or not, and how many they are.
         var recent = TrafficWindow()
+        var recentCount = 0
     }
 
     private let processors: [Int]
@@ -222,6 +226,7 @@ struct PeerFollowing {
             home.reference.rate = (home.reference.rate + window.rate) / 2
             home.count = 0
             home.recent = TrafficWindow()
+            home.recentCount = 0
             state = .following(home)
             return .bind(home.processor)
         }
@@ -239,6 +244,10 @@ struct PeerFollowing {
         followedCount += 1
         if following.count == Self.usefulWindowCount { uselessCount = 0 }
         let isPeers = window.peer == reference.peer
+        if isPeers {
+            following.recent.add(window)
+            following.recentCount += 1
+        }
         let isTaken = window.rate < reference.rate * Self.sufficientRate
         let isDear = window.cost > max(following.cost * Self.tolerableCost, reference.cost * Self.worthwhileCost)
         if !isPeers || isTaken || isDear {
@@ -252,11 +261,11 @@ struct PeerFollowing {
         }
         following.badCount = 0
         following.cost += (window.cost - following.cost) / 8
-        following.recent.add(window)
-        if following.count % Self.rateWindowCount == 0 {
+        if following.recentCount >= Self.rateWindowCount {
             guard following.recent.rate >= reference.rate * Self.tolerableRate else { return giveUp(now) }
             if following.count >= Self.proofWindowCount { return prove(following) }
             following.recent = TrafficWindow()
+            following.recentCount = 0
         }
         state = .following(following)
         return nil

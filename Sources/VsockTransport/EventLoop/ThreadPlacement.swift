@@ -69,8 +69,10 @@ struct ThreadPlacement {
             case .release: try CurrentThread.setAllowedProcessors(allowed)
             }
         } catch {
-            // A control group has changed in between. It has the last word on this, too.
-            try? CurrentThread.setAllowedProcessors(.all)
+            // A processor has gone, or the control group has changed. It has the last word on this, too.
+            if (try? CurrentThread.setAllowedProcessors(allowed)) == nil {
+                try? CurrentThread.setAllowedProcessors(.all)
+            }
             startAnew()
         }
     }

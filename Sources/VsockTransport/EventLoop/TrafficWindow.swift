@@ -5,7 +5,7 @@ struct TrafficWindow: Equatable, Sendable {
     /// Bytes in a nanosecond from which on their cost means something: 16 KiB in a millisecond, 131 Mbit/s.
     private static let significantRate = 0.016
 
-    /// Bytes that it has read from host programs, or written to them or to other guests.
+    /// Bytes that it has read from host programs, written to them, or exchanged with other guests.
     private(set) var byteCount = 0
     /// Processor time that it used.
     var busyNanoseconds: UInt64 = 0

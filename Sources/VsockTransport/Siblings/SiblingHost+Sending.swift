@@ -47,6 +47,7 @@ extension SiblingHost {
         defer {
             let byteCount = before - socket.queue.byteCount
             let recordCount = recordsBefore - socket.queue.recordCount
+            loop.carriedElsewhere(max(0, byteCount))
             if socket.phase == .open, byteCount > 0 || recordCount > 0 {
                 post(.consumed(byteCount: byteCount, recordCount: recordCount), from: socket)
                 queueDrained(socket)
