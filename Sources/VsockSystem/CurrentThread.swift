@@ -10,7 +10,8 @@ public enum CurrentThread {
     /// Lets other threads have the processor.
     public static func yield() { sched_yield() }
 
-    /// The processor on which it runs; it may have left by the time that this is looked at.
+    /// The processor on which it runs; it may have left by the time that this is looked at. -1 where the
+    /// kernel does not tell.
     public static var processor: Int { Int(cvsock_processor()) }
 
     /// User and system time that it has used so far, in nanoseconds: CLOCK_THREAD_CPUTIME_ID.

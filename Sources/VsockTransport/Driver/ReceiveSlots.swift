@@ -17,7 +17,6 @@ struct ReceiveSlots {
     private let largeByteCount: Int
     private let largeLimit: Int
     private var free: [Int]
-    private var postedCount = 0
     /// From 0, all small, to ``weightLimit``, all large.
     private var weight = 0
 
@@ -30,19 +29,16 @@ struct ReceiveSlots {
     }
 
     /// How many the device should have.
-    var limit: Int { weight > Self.weightLimit / 2 ? largeLimit : count }
+    private var limit: Int { weight > Self.weightLimit / 2 ? largeLimit : count }
 
     /// The device has returned a buffer with so many bytes of payload.
     mutating func returned(_ slot: Int, byteCount: Int) {
         weight = byteCount >= largeByteCount ? min(weight + 1, Self.weightLimit) : max(weight - 1, 0)
         free.append(slot)
-        postedCount -= 1
     }
 
     /// A buffer to be posted; nil when the device has enough.
     mutating func next() -> Int? {
-        guard postedCount < limit, let slot = free.popLast() else { return nil }
-        postedCount += 1
-        return slot
+        count - free.count < limit ? free.popLast() : nil
     }
 }

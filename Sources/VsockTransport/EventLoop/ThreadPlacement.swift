@@ -52,16 +52,16 @@ struct ThreadPlacement {
         let reading = reading()
         window.nanoseconds = now - start
         window.busyNanoseconds = reading.busyNanoseconds - min(busyAtStart, reading.busyNanoseconds)
-        let expected = following?.bound.map { ProcessorSet([$0]) } ?? allowed
-        let move = following?.ended(window, processor: reading.processor, now: now)
-        if let move { perform(move, expected) }
+        let bound = following?.bound
+        if let move = following?.ended(window, processor: reading.processor, now: now) { perform(move, from: bound) }
         window = TrafficWindow()
         start = now
         busyAtStart = reading.busyNanoseconds
     }
 
-    private mutating func perform(_ move: PeerFollowing.Move, _ expected: ProcessorSet) {
+    private mutating func perform(_ move: PeerFollowing.Move, from bound: Int?) {
         // Whoever has changed that, taskset(1) or a control group, is obeyed.
+        let expected = bound.map { ProcessorSet([$0]) } ?? allowed
         guard let current = try? CurrentThread.allowedProcessors(), current == expected else { return startAnew() }
         do throws(SystemCallError) {
             switch move {
