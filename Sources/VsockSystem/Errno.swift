@@ -26,6 +26,8 @@ public struct Errno: Error, RawRepresentable, Hashable, Sendable {
     @inlinable public static var addressFamilyNotSupported: Errno { Errno(rawValue: EAFNOSUPPORT) }
     /// EAGAIN, the same value as EWOULDBLOCK on Linux
     @inlinable public static var wouldBlock: Errno { Errno(rawValue: EAGAIN) }
+    /// EFAULT
+    @inlinable public static var badAddress: Errno { Errno(rawValue: EFAULT) }
     /// EBADF
     @inlinable public static var badFileDescriptor: Errno { Errno(rawValue: EBADF) }
     /// ECHILD

@@ -3,8 +3,8 @@
 // Memory that two processes see: memfd_create(2) for our own, mmap(2) for a peer's (vhost-user.rst, "Memory region
 // description").
 //
-// What a mapping cannot protect from: a peer that shortens its file later makes every access beyond the new end a
-// SIGBUS. Our own memory is sealed against it; a peer's is checked once, when it is mapped.
+// A peer that shortens its file later makes every access beyond the new end a SIGBUS. Our own memory is sealed against
+// it; a peer's is checked when it is mapped, and may be lost later: MemoryFaults.
 
 import CVsockLinux
 import Glibc
@@ -48,13 +48,19 @@ public final class MemoryMapping: @unchecked Sendable {
         mappedByteCount = rounded
         base = address + lead
         self.byteCount = byteCount
+        faults.add(address, rounded)
         // The memory of a guest is large and not ours to write into a core file. Best effort.
         _ = cvsock_exclude_from_core_dump(address, rounded)
     }
 
     deinit {
+        faults.remove(mappedBase)
         munmap(mappedBase, mappedByteCount)
     }
+
+    /// Whether what is behind the mapping has gone, so that it reads as zeros and nobody else sees what is written:
+    /// ``MemoryFaults``.
+    public var isLost: Bool { faults.isLost(mappedBase) }
 
     private static func checkRange(_ descriptor: Int32, _ offset: UInt64, _ byteCount: Int) throws(SystemCallError) {
         var status = stat()

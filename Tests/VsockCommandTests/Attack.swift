@@ -16,7 +16,7 @@ import VsockWire
 enum Attack: String, CaseIterable, Sendable {
     case indexJump, headOutOfRange, loop, indirectInIndirect, outsideMemory, sameChain, changingRing
     case memoryTableChanged, vanishing, kickFlood, garbagePackets, requestFlood, siblingFlood, creditLies
-    case emptyRecords, shutdownStorm, garbageMessages, garbageInflight, silentClients
+    case emptyRecords, shutdownStorm, garbageMessages, garbageInflight, silentClients, memoryShortened
 
     /// Where the victim of the attack is, and whom it may reach.
     struct Target: Sendable {
@@ -41,8 +41,17 @@ enum Attack: String, CaseIterable, Sendable {
                 repeat {
                     attack(guest, target, step, &random)
                     step += 1
-                } while MonotonicClock.now() < end && step % (self == .vanishing ? 2 : 1024) != 0
+                } while MonotonicClock.now() < end && step % sessionStepCount != 0
             }
+        }
+    }
+
+    /// Steps until the monitor leaves.
+    private var sessionStepCount: Int {
+        switch self {
+        case .vanishing: 2
+        case .memoryShortened: 1
+        default: 1024
         }
     }
 
@@ -140,6 +149,12 @@ enum Attack: String, CaseIterable, Sendable {
                     flags: UInt32(step % 5)))
         case .garbageInflight:
             garbageInflight(guest, target, &random)
+        case .memoryShortened:
+            guest.postReceiveBuffers()
+            for slot in 0..<HostileGuest.queueSize {
+                guest.send(slot, guest.packet(.request, from: UInt32(slot), to: target.hostPort), isKicked: false)
+            }
+            try? guest.shortenMemory(to: [0, 4096, 1 << 16].randomElement(using: &random) ?? 0)
         case .garbageMessages, .silentClients:
             break
         }

@@ -3,6 +3,7 @@
 // A guest, and the monitor that it runs in, with all rules off: its rings are memory that anything is written to, and
 // its vhost-user session says what no monitor would.
 
+import Glibc
 import VhostUser
 import VirtioQueue
 import VsockSystem
@@ -105,6 +106,20 @@ final class HostileGuest: @unchecked Sendable {
 
     /// Stores any index.
     func publish(_ index: UInt16, queue: Int) { available(queue).releaseIndex(index) }
+
+    /// Gives the device a copy of the memory, and then takes all but the first `byteCount` bytes of it away.
+    func shortenMemory(to byteCount: Int) throws {
+        let directory = try TemporaryDirectory()
+        let file = OwnedFileDescriptor(owning: open(directory.file("memory"), O_CREAT | O_RDWR | O_CLOEXEC, 0o600))
+        _ = DescriptorIO.write(
+            file.rawValue, from: UnsafeRawBufferPointer(start: memory.mapping.base, count: Self.memoryByteCount))
+        try frontend.perform(.setMemoryTable([region]), [file.rawValue])
+        ftruncate(file.rawValue, off_t(byteCount))
+        kick(Self.transmit)
+        kick(Self.receive)
+        // Answered when the device has seen the kicks, if it is still there.
+        try frontend.perform(.getFeatures, [])
+    }
 
     func kick(_ queue: Int) { kicks[queue].signal() }
 

@@ -138,6 +138,22 @@ static inline int cvsock_ignore_signal(int number) {
     return signal(number, SIG_IGN) == SIG_ERR ? -1 : 0;
 }
 
+// sigaction(2) for SIGBUS with SA_SIGINFO, whose handler is a macro.
+static inline int cvsock_catch_bus_error(void (*handler)(int, siginfo_t *_Nullable, void *_Nullable),
+                                         struct sigaction *previous) {
+    struct sigaction action;
+    memset(&action, 0, sizeof(action));
+    action.sa_sigaction = handler;
+    action.sa_flags = SA_SIGINFO;
+    sigemptyset(&action.sa_mask);
+    return sigaction(SIGBUS, &action, previous);
+}
+
+// The address whose access the kernel has answered with this signal; none if another process has sent it.
+static inline void *_Nullable cvsock_fault_address(const siginfo_t *information) {
+    return information->si_code > 0 ? information->si_addr : (void *)0;
+}
+
 // MARK: memfd_create(2) and seals, fcntl(2)
 
 static inline int cvsock_memfd_create(const char *name) {

@@ -23,8 +23,7 @@ final class DeviceWorker: Sendable {
         thread = try WorkerThread(name: "vsock-device") { [served] in
             Self.serve(mailbox, options, started, served) { (loop, servers) throws(SystemCallError) in
                 for configuration in configurations {
-                    var log = log
-                    log[metadataKey: "cid"] = "\(configuration.guestCID)"
+                    let log = log.bounded(guestCID: configuration.guestCID)
                     let links = siblings.links(of: configuration.guestCID)
                     servers.append(try VhostUserServer(configuration, links: links, loop: loop, log: log))
                 }
@@ -42,6 +41,7 @@ final class DeviceWorker: Sendable {
         self.started = started
         thread = try WorkerThread(name: "vsock-device") { [served] in
             Self.serve(mailbox, options, started, served) { (loop, servers) throws(SystemCallError) in
+                let log = log.bounded(guestCID: configuration.guestCID)
                 servers.append(try VhostUserServer(configuration, host: host, loop: loop, log: log))
             }
         }

@@ -29,6 +29,9 @@ final class InflightMemory: Sendable {
         self.area = area
     }
 
+    /// Whether what is behind the mapping has gone.
+    var isLost: Bool { mapping.isLost }
+
     /// The record of a queue; nil when the area has none for it, or lies askew.
     func region(_ queue: Int) -> InflightRegion? {
         guard queue < area.queueCount else { return nil }

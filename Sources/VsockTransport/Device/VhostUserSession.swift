@@ -114,6 +114,15 @@ final class VhostUserSession: PollHandler, QueueNotifier {
         }
     }
 
+    func checkMemory() {
+        guard watch != nil, mappings.contains(where: { $0.mapping.isLost }) || inflight?.isLost == true else { return }
+        log.error("memory of the monitor is gone, its file may be shorter; the monitor is disconnected")
+        for queue in queues {
+            if let error = queue.error?.rawValue { _ = EventNotifier.signal(error) }
+        }
+        end()
+    }
+
     // MARK: Messages
 
     override func ready(_ events: PollEvents) { device.hostSide.exclusively { serve() } }
@@ -131,9 +140,13 @@ final class VhostUserSession: PollHandler, QueueNotifier {
             } else {
                 log.info("monitor disconnected")
             }
-            stop()
-            ended()
+            end()
         }
+    }
+
+    private func end() {
+        stop()
+        ended()
     }
 
     /// Why a session is over; nil when the monitor left in peace.

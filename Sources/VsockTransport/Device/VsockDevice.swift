@@ -25,6 +25,8 @@ protocol QueueNotifier: AnyObject {
     func notify(queue: Int)
     /// Reports a queue that is broken: its error descriptor is signalled.
     func reportBroken(queue: Int, _ error: VirtqueueError)
+    /// A mapping of the process has been lost: ends the session if it is one of its own.
+    func checkMemory()
 }
 
 /// See the top of the file.
@@ -70,6 +72,8 @@ final class VsockDevice: LoopTask {
     var unreportedLongChainCount = 0
     /// Whether the guest has to post receive buffers before anything can go on.
     @exclusivity(unchecked) var isStarved = false
+    /// Lost mappings of the process when those of this device were last looked at.
+    @exclusivity(unchecked) private var seenFaultCount = MemoryFaults.count
     /// Kicks since the device has last found something that the driver has added.
     private(set) var vainKickCount = 0
     private var positionsAtKick = QueuePositions()
@@ -250,7 +254,16 @@ final class VsockDevice: LoopTask {
 
     // MARK: From the loop
 
-    override func run() -> Bool { hostSide.exclusively { runExclusively() } }
+    override func run() -> Bool {
+        hostSide.exclusively {
+            let hasMore = runExclusively()
+            let faultCount = MemoryFaults.count
+            guard faultCount != seenFaultCount else { return hasMore }
+            seenFaultCount = faultCount
+            notifier?.checkMemory()
+            return hasMore && isReady
+        }
+    }
 
     /// A connection that is made before the guest reads the event would end with it.
     var takesPackets: Bool { isReady && !(owesTransportReset && awaitsEventQueue) }

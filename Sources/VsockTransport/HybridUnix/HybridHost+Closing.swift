@@ -53,7 +53,7 @@ extension HybridHost {
     /// Ends a connection that cannot go on, at both ends.
     func abort(_ socket: HostSocket, _ reason: String) {
         log.warning("connection reset: \(reason)", metadata: ["socket": "\(socket.type)"])
-        counters.oversizedRecords += 1
+        counters.aborted += 1
         endpoint.abort(socket.id)
         close(socket)
     }

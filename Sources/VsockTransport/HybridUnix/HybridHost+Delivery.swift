@@ -203,6 +203,8 @@ extension HybridHost {
         switch errno {
         case .messageTooLong:
             abort(socket, "a record is larger than the host socket can carry")
+        case .badAddress:
+            abort(socket, "the guest's memory is gone")
         default:
             // EPIPE: the host program has closed or shut its receiving side. The guest must not go on sending.
             stopWriting(socket)

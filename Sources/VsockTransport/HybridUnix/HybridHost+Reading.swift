@@ -147,14 +147,18 @@ extension HybridHost {
             socket.isReadable = false
             return .idle
         }
-        if errno == .connectionReset {
+        switch errno {
+        case .connectionReset:
             // The host program has closed with unread data. The error is reported once; what it sent before is
             // still to be read.
             socket.sawReadHangUp = true
             return .more
+        case .badAddress:
+            abort(socket, "the guest's memory is gone")
+        default:
+            log.debug("host socket failed", metadata: ["error": "\(errno)"])
+            hostEnded(socket)
         }
-        log.debug("host socket failed", metadata: ["error": "\(errno)"])
-        hostEnded(socket)
         return .idle
     }
 }

@@ -225,8 +225,8 @@ struct HybridCounters: Sendable, Equatable {
     var refusedByHost = 0
     /// Empty records from host programs, which the framing in force cannot carry.
     var emptyRecords = 0
-    /// Connections reset because a record could not be carried.
-    var oversizedRecords = 0
+    /// Connections that could not go on: a record was too large, there were too many, or the guest's memory was gone.
+    var aborted = 0
     /// Sockets cut off because too many waited for slow host programs.
     var lingeringCutOff = 0
     /// Silent clients that were closed because others waited.

@@ -157,5 +157,7 @@ package final class SimulatedDaemon {
         weak var driver: (any SimulatedDriver)?
         func notify(queue: Int) { driver?.called(queue: queue) }
         func reportBroken(queue: Int, _ error: VirtqueueError) { driver?.queueBroken(queue) }
+        /// The driver shares this process's memory.
+        func checkMemory() {}
     }
 }

@@ -154,6 +154,7 @@ struct Serve: ParsableCommand {
             return vm
         }
         SignalReceiver.ignoreBrokenPipe()
+        try MemoryFaults.survive()
         let signals = try SignalReceiver()
         _ = try ResourceLimits.raiseOpenFiles()
         var log = Logger(label: "vsock", factory: { StreamLogHandler.standardError(label: $0) })
