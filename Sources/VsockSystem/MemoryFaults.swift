@@ -2,15 +2,16 @@
 //
 // A peer that shortens the file behind a mapping makes every access beyond the new end a SIGBUS; so do a huge page that
 // is not to be had, a file system that is full, and a page that the hardware has lost (mmap(2), "ERRORS"; sigaction(2),
-// "BUS_ADRERR"). None of that may end a process that serves other peers, too. So the handler puts zeros in the place of
-// the whole mapping, and the access goes on; whoever owns the mapping finds it lost, and gives it up.
+// "BUS_ADRERR"). None of that may end a process that serves other peers, too. So the handler puts a page of zeros in the
+// place of the one that is gone, and the access goes on; whoever owns the mapping is told, and gives it up.
 //
-//      access --SIGBUS--> in a mapping? --yes--> zeros in its place, lost --> access again
+//      access --SIGBUS--> in a mapping? --yes--> a page of zeros, loss reported --> access again
 //                              \------no---> as before this was installed
 //
 // The handler may take a lock and run Swift, which a handler otherwise may not: the kernel raises this signal at the
 // access itself, and no code that holds the lock, or a lock of the allocator, reads a peer's memory. A SIGBUS that
-// another process sends can come at any place, and gets the action that was there before.
+// another process sends can come at any place, and gets the action that was there before; so can the announcement that a
+// page will be lost (BUS_MCEERR_AO), of which the access will tell.
 
 import CVsockLinux
 import Glibc
@@ -18,36 +19,56 @@ import Synchronization
 
 /// Mappings that lose what is behind them.
 public enum MemoryFaults {
-    /// Mappings lost since the process began. Cheap: to be looked at often, and the mappings one by one when it has
-    /// changed.
-    public static var count: Int { faults.count.load(ordering: .acquiring) }
-
-    /// From here on, a ``MemoryMapping`` that loses what is behind it reads as zeros instead of ending the process with
-    /// SIGBUS. For the whole process, and to be called once; what else raises SIGBUS goes where it went before. Throws
-    /// what sigaction(2) does.
+    /// From here on, a ``MemoryMapping`` that loses a page of what is behind it reads as zeros there, and reports it to its
+    /// ``MemoryLoss``, instead of ending the process with SIGBUS. For the whole process; again it does nothing. What else
+    /// raises SIGBUS goes where it went before. Throws what sigaction(2) does.
     public static func survive() throws(SystemCallError) {
-        try checked("sigaction") { cvsock_catch_bus_error(handleBusError, &faults.previousAction) }
+        try isInstalled.withLock { (isInstalled) throws(SystemCallError) in
+            guard !isInstalled else { return }
+            try checked("sigaction") { cvsock_catch_bus_error(handleBusError, &faults.previousAction) }
+            isInstalled = true
+        }
     }
 }
 
+/// Whether some of a peer's memory has gone from behind its mappings.
+public final class MemoryLoss: Sendable {
+    private let flag = Atomic(false)
+
+    /// No loss so far.
+    public init() {}
+
+    /// Whether there was one. What has been copied from the memory before this is asked may be zeros that nobody wrote;
+    /// what this process has written there, nobody else may see.
+    public var hasHappened: Bool { flag.load(ordering: .relaxed) }
+
+    /// The mappings have been given up.
+    public func reset() { flag.store(false, ordering: .relaxed) }
+
+    fileprivate func report() { flag.store(true, ordering: .relaxed) }
+}
+
+private let isInstalled = Mutex(false)
 /// What the handler of SIGBUS knows.
-let faults = MappingFaults()
+let faults = MappedMemory()
 
 /// See the top of the file.
-final class MappingFaults: @unchecked Sendable {
+final class MappedMemory: @unchecked Sendable {
     // @unchecked: `previousAction` is written once, before the handler that reads it is there.
 
     private struct Mapped {
         let byteCount: Int
-        var isLost = false
+        let pageByteCount: Int
+        let loss: MemoryLoss?
     }
 
-    let count = Atomic(0)
     var previousAction = sigaction()
     private let mapped = Mutex<[UInt: Mapped]>([:])
 
-    func add(_ base: UnsafeMutableRawPointer, _ byteCount: Int) {
-        mapped.withLock { $0[UInt(bitPattern: base)] = Mapped(byteCount: byteCount) }
+    /// `base` and `byteCount` are multiples of the page (or huge page).
+    func add(_ base: UnsafeMutableRawPointer, _ byteCount: Int, pageByteCount: Int, _ loss: MemoryLoss?) {
+        let entry = Mapped(byteCount: byteCount, pageByteCount: pageByteCount, loss: loss)
+        mapped.withLock { $0[UInt(bitPattern: base)] = entry }
     }
 
     /// Before the memory is unmapped: afterwards others may have it.
@@ -55,23 +76,19 @@ final class MappingFaults: @unchecked Sendable {
         mapped.withLock { _ = $0.removeValue(forKey: UInt(bitPattern: base)) }
     }
 
-    func isLost(_ base: UnsafeMutableRawPointer) -> Bool {
-        mapped.withLock { $0[UInt(bitPattern: base)]?.isLost == true }
-    }
-
-    /// Puts zeros in the place of the mapping that holds `address`; whether there is one.
-    func replace(at address: UInt) -> Bool {
+    /// Puts zeros in the place of the page at `address`; false if that is in no mapping, or cannot be done. Another thread
+    /// may have been faster: its page is lost, too, then.
+    fileprivate func replacePage(at address: UInt) -> Bool {
         mapped.withLock { mapped in
-            guard let (base, found) = mapped.first(where: { address &- $0.key < UInt($0.value.byteCount) }),
-                !found.isLost
-            else { return false }
-            // All of it: a part of a huge page cannot be replaced.
+            guard let (base, found) = mapped.first(where: { address &- $0.key < UInt($0.value.byteCount) }) else {
+                return false
+            }
+            let page = base + (address - base) & ~UInt(found.pageByteCount - 1)
             let result = mmap(
-                UnsafeMutableRawPointer(bitPattern: base), found.byteCount, PROT_READ | PROT_WRITE,
-                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0)
+                UnsafeMutableRawPointer(bitPattern: page), found.pageByteCount, PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0)
             guard result != MAP_FAILED else { return false }
-            mapped[base]?.isLost = true
-            count.add(1, ordering: .releasing)
+            found.loss?.report()
             return true
         }
     }
@@ -82,8 +99,9 @@ private func handleBusError(
 ) {
     let savedErrno = errno
     defer { errno = savedErrno }
-    let address = information.flatMap { cvsock_fault_address($0) }
-    if let address, faults.replace(at: UInt(bitPattern: address)) { return }
+    guard let information, !cvsock_announces_memory_error(information) else { return }
+    let address = cvsock_fault_address(information)
+    if let address, faults.replacePage(at: UInt(bitPattern: address)) { return }
     // An access is made again after this, and fails again.
     var previous = faults.previousAction
     if sigaction(signal, &previous, nil) != 0 { _exit(128 + signal) }

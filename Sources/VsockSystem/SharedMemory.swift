@@ -22,12 +22,14 @@ public final class MemoryMapping: @unchecked Sendable {
     private let mappedByteCount: Int
 
     /// Maps `byteCount` bytes from `offset` of a regular file, memfd or huge-page file; the descriptor may be closed
-    /// afterwards. The offset need not be aligned: the mapping begins at the page (or huge page) that holds it.
+    /// afterwards. The offset need not be aligned: the mapping begins at the page (or huge page) that holds it. `loss` is
+    /// told when something behind it has gone: ``MemoryFaults``.
     ///
     /// Throws EINVAL if the range is empty, overflows, or is not inside the file at this moment; ENODEV if the
     /// descriptor is no regular file; EACCES if it is not open for reading and writing; ENOMEM.
     public init(
-        descriptor: Int32, offset: UInt64 = 0, byteCount: Int, isWritable: Bool = true
+        descriptor: Int32, offset: UInt64 = 0, byteCount: Int, isWritable: Bool = true,
+        loss: MemoryLoss? = nil
     ) throws(SystemCallError) {
         try Self.checkRange(descriptor, offset, byteCount)
         let page = try Self.pageByteCount(of: descriptor)
@@ -48,7 +50,7 @@ public final class MemoryMapping: @unchecked Sendable {
         mappedByteCount = rounded
         base = address + lead
         self.byteCount = byteCount
-        faults.add(address, rounded)
+        faults.add(address, rounded, pageByteCount: Int(page), loss)
         // The memory of a guest is large and not ours to write into a core file. Best effort.
         _ = cvsock_exclude_from_core_dump(address, rounded)
     }
@@ -57,10 +59,6 @@ public final class MemoryMapping: @unchecked Sendable {
         faults.remove(mappedBase)
         munmap(mappedBase, mappedByteCount)
     }
-
-    /// Whether what is behind the mapping has gone, so that it reads as zeros and nobody else sees what is written:
-    /// ``MemoryFaults``.
-    public var isLost: Bool { faults.isLost(mappedBase) }
 
     private static func checkRange(_ descriptor: Int32, _ offset: UInt64, _ byteCount: Int) throws(SystemCallError) {
         var status = stat()

@@ -53,6 +53,20 @@ import VsockSystem
         for name in files { #expect(service.file(name) == nil, "\(name) stays") }
     }
 
+    @Test("a monitor that shortens its memory is disconnected; the next one is served", arguments: [0, 4096])
+    func shortenedMemory(byteCount: Int) throws {
+        let service = try Service()
+        let guest = try HostileGuest(cid: 3, path: service.directory.file("vm.sock"))
+        // Whether that is answered before the device looks at its rings is open.
+        try? guest.shortenMemory(to: byteCount)
+        // As long as the first is connected, this one is turned away.
+        _ = try HostileGuest(cid: 3, path: service.directory.file("vm.sock"))
+        withExtendedLifetime(guest) {}
+        let result = try service.stop()
+        #expect(result.status == 0)
+        #expect(result.error.contains("memory of the monitor is gone"))
+    }
+
     @Test("--no-sandbox keeps all rights")
     func noSandbox() throws {
         let service = try Service(["--no-sandbox"])

@@ -3,6 +3,7 @@
 // Mappings whose file becomes shorter. Each test has a process of its own: a handler is for all of it.
 
 import Glibc
+import Synchronization
 import Testing
 import VsockSystem
 
@@ -15,62 +16,78 @@ private func makeFile(pages: Int) throws -> OwnedFileDescriptor {
 }
 
 @Suite struct MemoryFaultsTests {
-    @Test("a file that becomes shorter: the access finds zeros, the mapping is lost, all others stay as they are")
+    @Test(
+        "a file that becomes shorter: an access finds zeros, the loss is reported, and all other memory stays as it is")
     func shortened() async {
         await #expect(processExitsWith: .success) {
             let page = sysconf(Int32(_SC_PAGESIZE))
-            let file = try makeFile(pages: 3)
-            let mapping = try MemoryMapping(descriptor: file.rawValue, offset: 100, byteCount: 3 * page - 100)
-            let neighbour = try SharedMemory(name: "neighbour", byteCount: page)
-            neighbour.mapping.base.storeBytes(of: 7, as: UInt8.self)
-            for offset in [0, 2 * page] { mapping.base.storeBytes(of: 1, toByteOffset: offset, as: UInt8.self) }
+            let file = try makeFile(pages: 4)
+            let (loss, otherLoss) = (MemoryLoss(), MemoryLoss())
+            let mapping = try MemoryMapping(
+                descriptor: file.rawValue, offset: 100, byteCount: 4 * page - 100, loss: loss)
+            let neighbour = try MemoryMapping(descriptor: file.rawValue, byteCount: page, loss: otherLoss)
+            for offset in [0, 2 * page, 3 * page] {
+                mapping.base.storeBytes(of: 1, toByteOffset: offset, as: UInt8.self)
+            }
             try MemoryFaults.survive()
-            try #require(ftruncate(file.rawValue, page) == 0)
+            // Again it does nothing.
+            try MemoryFaults.survive()
+            try #require(ftruncate(file.rawValue, off_t(page)) == 0)
 
             // What is left of the file is no reason for anything.
             try #require(mapping.base.load(as: UInt8.self) == 1)
-            try #require(!mapping.isLost && MemoryFaults.count == 0)
+            try #require(!loss.hasHappened)
             errno = ERANGE
             let gone = mapping.base.load(fromByteOffset: 2 * page, as: UInt8.self)
             try #require(errno == ERANGE)
-            try #require(gone == 0 && mapping.isLost && MemoryFaults.count == 1)
-            try #require(mapping.base.load(as: UInt8.self) == 0)
-            mapping.base.storeBytes(of: 2, toByteOffset: page, as: UInt8.self)
-            try #require(mapping.base.load(fromByteOffset: page, as: UInt8.self) == 2)
+            try #require(gone == 0 && loss.hasHappened)
+            // Written to, it is memory like any other; each page that is gone is found by itself.
+            mapping.base.storeBytes(of: 2, toByteOffset: 2 * page, as: UInt8.self)
+            try #require(mapping.base.load(fromByteOffset: 2 * page, as: UInt8.self) == 2)
+            loss.reset()
+            try #require(mapping.base.load(fromByteOffset: 3 * page, as: UInt8.self) == 0)
+            try #require(loss.hasHappened)
 
-            try #require(!neighbour.mapping.isLost && neighbour.mapping.base.load(as: UInt8.self) == 7)
-            try #require(MemoryFaults.count == 1)
+            try #require(mapping.base.load(as: UInt8.self) == 1)
+            mapping.base.storeBytes(of: 3, as: UInt8.self)
+            try #require(neighbour.base.load(fromByteOffset: 100, as: UInt8.self) == 3)
+            try #require(!otherLoss.hasHappened)
         }
     }
 
-    @Test("a write, and a copy by the C library, go on as well; each mapping is lost once, however many threads see it")
+    @Test("copies and threads that find the same page gone at the same time go on, again and again")
     func threads() async {
         await #expect(processExitsWith: .success) {
             let page = sysconf(Int32(_SC_PAGESIZE))
             let file = try makeFile(pages: 64)
-            let mappings = try (0..<8).map { _ in
-                try MemoryMapping(descriptor: file.rawValue, byteCount: 64 * page)
+            let losses = (0..<200).map { _ in MemoryLoss() }
+            let mappings = try losses.map {
+                try MemoryMapping(descriptor: file.rawValue, byteCount: 64 * page, loss: $0)
             }
             try MemoryFaults.survive()
             try #require(ftruncate(file.rawValue, 0) == 0)
-            let threads = try (0..<4).map { index in
+            let arrived = Atomic(0)
+            let count = 4
+            let threads = try (0..<count).map { index in
                 try WorkerThread(name: "access") {
                     let bytes = [UInt8](repeating: UInt8(index), count: 3 * page)
                     for (round, mapping) in mappings.enumerated() {
+                        // All at once.
+                        arrived.add(1, ordering: .relaxed)
+                        while arrived.load(ordering: .relaxed) < (round + 1) * count { CurrentThread.yield() }
                         bytes.withUnsafeBytes { source in
                             guard let base = source.baseAddress else { return }
-                            (mapping.base + (round + index) * page).copyMemory(from: base, byteCount: source.count)
+                            mapping.base.copyMemory(from: base, byteCount: source.count)
                         }
                     }
                 }
             }
             for thread in threads { thread.join() }
-            try #require(MemoryFaults.count == mappings.count)
-            try #require(mappings.allSatisfy { $0.isLost })
+            try #require(losses.allSatisfy { $0.hasHappened })
         }
     }
 
-    @Test("memory that is none of the mappings, and a signal that another process sends, end the process as before")
+    @Test("memory that is none of the mappings, and a signal that is sent, end the process as before")
     func others() async {
         await #expect(processExitsWith: .signal(SIGBUS)) {
             let page = sysconf(Int32(_SC_PAGESIZE))
@@ -82,22 +99,24 @@ private func makeFile(pages: Int) throws -> OwnedFileDescriptor {
         }
         await #expect(processExitsWith: .signal(SIGBUS)) {
             try MemoryFaults.survive()
-            kill(getpid(), SIGBUS)
+            try MemoryFaults.survive()
+            raise(SIGBUS)
         }
     }
 
-    @Test("what is unmapped is forgotten: a later mapping at the same place is not lost")
+    @Test("what is unmapped is forgotten: a later mapping at the same place has lost nothing")
     func forgotten() async {
         await #expect(processExitsWith: .success) {
             let page = sysconf(Int32(_SC_PAGESIZE))
             try MemoryFaults.survive()
-            for round in 1...100 {
+            for _ in 1...100 {
                 let file = try makeFile(pages: 1)
-                let mapping = try MemoryMapping(descriptor: file.rawValue, byteCount: page)
-                try #require(!mapping.isLost)
+                let loss = MemoryLoss()
+                let mapping = try MemoryMapping(descriptor: file.rawValue, byteCount: page, loss: loss)
+                try #require(!loss.hasHappened)
                 try #require(ftruncate(file.rawValue, 0) == 0)
                 try #require(mapping.base.load(as: UInt8.self) == 0)
-                try #require(mapping.isLost && MemoryFaults.count == round)
+                try #require(loss.hasHappened)
             }
         }
     }

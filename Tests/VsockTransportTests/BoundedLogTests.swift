@@ -30,9 +30,9 @@ struct BoundedLogTests {
         for index in 0..<(limit + 30) { log.warning("\(index)") }
         #expect(recorder.lines == (0..<limit).map { "warning: \($0) " })
         clock.seconds.store(1, ordering: .relaxed)
-        log.error("again", metadata: ["key": "value"])
+        log.notice("again", metadata: ["key": "value"])
         log.info("and again")
-        #expect(recorder.lines.suffix(2) == ["error: again key=value left-out=30", "info: and again "])
+        #expect(recorder.lines.suffix(2) == ["notice: again key=value left-out=30", "info: and again "])
     }
 
     @Test("copies of a log share its bound, whatever their metadata")
@@ -41,8 +41,16 @@ struct BoundedLogTests {
         var copy = log
         copy[metadataKey: "copy"] = "1"
         for _ in 0..<BoundedLog.linesPerSecond { log.notice("first") }
-        copy.critical("second")
+        copy.warning("second")
         #expect(!recorder.contains("second"))
+    }
+
+    @Test("errors are not left out for warnings, and have the same bound")
+    func errors() {
+        let log = makeLog()
+        for index in 0..<100 { log.warning("\(index)") }
+        for index in 0..<100 { log.error("error \(index)") }
+        #expect(recorder.lines.count { $0.hasPrefix("error: ") } == BoundedLog.linesPerSecond)
     }
 
     @Test("what only who debugs has asked for has no bound, and does not count")

@@ -6,11 +6,11 @@
 import Glibc
 import Testing
 import VhostUser
-import VirtioQueue
 import VsockSystem
 import VsockTestSupport
 import VsockWire
 
+@testable import VirtioQueue
 @testable import VsockTransport
 
 @Suite("Memory that a monitor takes away")
@@ -51,13 +51,14 @@ struct LostMemoryTests {
         let host: HostProgram
         let extra: Extra
 
-        init() throws {
+        init(_ type: SocketType = .stream) throws {
             try #require(LostMemoryTests.survives)
             device = try TestDevice()
-            let listener = try device.listen(.stream, port: 5000)
+            let listener = try device.listen(type == .stream ? .stream : .seqpacket, port: 5000)
             guest = try RingGuest(device)
             try guest.post([64])
-            try guest.send(guest.packet(.request))
+            try guest.send(guest.packet(.request, type: type))
+            _ = try guest.used(LostMemoryTests.transmit)
             #expect(try guest.next()?.header.operation == .response)
             host = try listener.take()
             extra = try Extra(guest)
@@ -120,20 +121,91 @@ struct LostMemoryTests {
         try lost.expectEnd()
     }
 
-    @Test("payload that is gone when the kernel is to take it ends its connection")
-    func payload() throws {
+    @Test(
+        "payload that is gone when the kernel is to take it ends its connection: nothing is made up",
+        arguments: [0, 40_000])
+    func payload(present: Int) throws {
         let lost = try Pair()
-        let header = lost.guest.place(lost.guest.packet(.readWrite, payloadByteCount: 5000).encoded)
+        let header = lost.guest.place(lost.guest.packet(.readWrite, payloadByteCount: present + 5000).encoded)
+        let good = lost.guest.place(Array(repeating: 7, count: present))
         try lost.extra.shorten()
         try lost.guest.post([64])
-        lost.guest.rings[Self.transmit].submit([header, lost.extra.descriptor(5000)])
+        lost.guest.rings[Self.transmit].submit([header] + (present > 0 ? [good] : []) + [lost.extra.descriptor(5000)])
         lost.guest.kick(Self.transmit)
         #expect(try lost.guest.next()?.header.operation == .reset)
-        #expect(try lost.host.receive() == nil)
-        #expect(try lost.device.inspect { $0.isReady })
+        #expect(try lost.host.receiveToEnd().allSatisfy { $0 == 7 })
     }
 
-    @Test("room that is gone when the kernel is to fill it ends its connection, or the session")
+    @Test(
+        "payload that is gone when it is to be kept for a slow reader is not made up",
+        arguments: [SocketType.stream, .seqpacket])
+    func backlog(type: SocketType) throws {
+        let lost = try Pair(type)
+        let byteCount = 4000
+        let flags: UInt32 = type == .seqpacket ? 1 : 0
+        let header = lost.guest.place(
+            lost.guest.packet(.readWrite, type: type, flags: flags, payloadByteCount: byteCount).encoded)
+        let payload = lost.guest.place(Array(repeating: 7, count: byteCount))
+        // Until the host program's socket is full.
+        var sentCount = 0
+        while try lost.device.inspect({ ($0.hostSide as? HybridHost)?.backlogByteCount ?? 0 }) == 0 {
+            lost.guest.rings[Self.transmit].submit([header, payload])
+            lost.guest.kick(Self.transmit)
+            _ = try lost.guest.used(Self.transmit)
+            sentCount += 1
+            try #require(sentCount < 10_000)
+        }
+        try lost.extra.shorten()
+        lost.guest.rings[Self.transmit].submit([header, lost.extra.descriptor(byteCount)])
+        lost.guest.kick(Self.transmit)
+        try eventually { try lost.device.inspect { !$0.isReady } }
+        let received = try lost.host.receiveToEnd()
+        #expect(!received.isEmpty && received.count <= sentCount * byteCount)
+        #expect(received.allSatisfy { $0 == 7 })
+    }
+
+    @Test("payload that is gone does not reach another guest")
+    func sibling() throws {
+        try #require(Self.survives)
+        let daemon = try SiblingDaemon([["a"], ["a"]])
+        let other = try daemon.guest(4)
+        try other.sockets.listen(.stream, port: 7)
+        let received = try other.serve { try $0.receiveToEnd() }
+        let guest = try RingGuest(path: daemon.socketPath(3))
+        let extra = try Extra(guest)
+        try guest.post([64])
+        try guest.send(guest.packet(.request, to: 7, cid: 4))
+        #expect(try guest.next()?.header.operation == .response)
+        try guest.send(guest.packet(.readWrite, to: 7, cid: 4, payloadByteCount: 2), payload: [7, 7])
+        _ = try guest.used(Self.transmit)
+        let header = guest.place(guest.packet(.readWrite, to: 7, cid: 4, payloadByteCount: 5000).encoded)
+        try extra.shorten()
+        guest.rings[Self.transmit].submit([header, extra.descriptor(5000)])
+        guest.kick(Self.transmit)
+        let bytes = try received.value()
+        #expect(bytes.count <= 2 && bytes.allSatisfy { $0 == 7 })
+        try eventually { daemon.log.contains("error", "memory of the monitor is gone") }
+    }
+
+    @Test("the record of what is in flight reports that it is gone")
+    func inflight() throws {
+        try #require(Self.survives)
+        let directory = try TemporaryDirectory()
+        let file = open(directory.file("inflight"), O_CREAT | O_RDWR | O_CLOEXEC, 0o600)
+        defer { close(file) }
+        try #require(ftruncate(file, off_t(Self.extraByteCount)) == 0)
+        let area = InflightArea(byteCount: UInt64(Self.extraByteCount), mmapOffset: 0, queueCount: 3, queueSize: 64)
+        let loss = MemoryLoss()
+        let memory = try InflightMemory(area, descriptor: file, loss: loss)
+        let region = try #require(memory.region(2))
+        region.take(1, counter: 1)
+        #expect(!loss.hasHappened)
+        try #require(ftruncate(file, 0) == 0)
+        region.take(2, counter: 2)
+        #expect(loss.hasHappened)
+    }
+
+    @Test("room that is gone when the kernel is to fill it ends its connection")
     func room() throws {
         let lost = try Pair()
         try lost.extra.shorten()
@@ -144,5 +216,11 @@ struct LostMemoryTests {
         lost.guest.kick(VsockDevice.QueueIndex.receive)
         try lost.host.send(Array(repeating: 7, count: 3000))
         #expect(try lost.host.receive() == nil)
+        #expect(try lost.device.counters().aborted == 1)
     }
+}
+
+extension HybridHost {
+    /// Bytes that wait for host programs.
+    fileprivate var backlogByteCount: Int { sockets.reduce(0) { $0 + ($1?.backlog.byteCount ?? 0) } }
 }

@@ -83,7 +83,8 @@ final class DeviceUnderFuzz {
             endpoint.closeTimeoutNanoseconds = 0
         }
         host = HybridHost(
-            path: path, endpoint: endpoint, limits: LimitWatch(configuration.limits, log: log), loop: loop, log: log)
+            path: path, endpoint: endpoint, limits: LimitWatch(configuration.limits, log: log),
+            memoryLoss: MemoryLoss(), loop: loop, log: log)
         device = VsockDevice(configuration, host: host, loop: loop, log: log)
     }
 

@@ -20,6 +20,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <spawn.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -152,6 +153,11 @@ static inline int cvsock_catch_bus_error(void (*handler)(int, siginfo_t *_Nullab
 // The address whose access the kernel has answered with this signal; none if another process has sent it.
 static inline void *_Nullable cvsock_fault_address(const siginfo_t *information) {
     return information->si_code > 0 ? information->si_addr : (void *)0;
+}
+
+// BUS_MCEERR_AO, by number as above: memory that nobody has accessed is lost.
+static inline bool cvsock_announces_memory_error(const siginfo_t *information) {
+    return information->si_code == 5;
 }
 
 // MARK: memfd_create(2) and seals, fcntl(2)

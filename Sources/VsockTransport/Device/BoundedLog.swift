@@ -6,18 +6,21 @@ import VsockSystem
 
 /// A log for one VM, which says only so much in a second: a guest decides how many of its connections are reset and how
 /// often its queues break, and must not fill the disk of its host, or keep its thread busy with writing. What is left
-/// out is counted, and the next line says how much it was. Lines of the levels `trace` and `debug` are for whoever has
-/// asked for every packet, and have no bound.
+/// out is counted, and the next line says how much it was. Errors have a bound of their
+/// own, lest warnings crowd them out; lines of the levels `trace` and `debug` are for whoever has asked for every packet,
+/// and have none.
 struct BoundedLog: LogHandler {
-    /// More than what a VM's start, stop and restart say.
+    /// More than what a VM's start, stop and restart say; as many errors besides.
     static let linesPerSecond = 20
 
     private var handler: any LogHandler
+    private let errorRate: Rate
     private let rate: Rate
 
     /// Bounds what goes to `handler`; all copies share the bound. `now` is in nanoseconds.
     init(_ handler: any LogHandler, now: @escaping @Sendable () -> UInt64 = MonotonicClock.now) {
         self.handler = handler
+        errorRate = Rate(now: now)
         rate = Rate(now: now)
     }
 
@@ -43,7 +46,7 @@ struct BoundedLog: LogHandler {
 
     func log(event: LogEvent) {
         guard event.level >= .info else { return handler.log(event: event) }
-        guard let leftOut = rate.next() else { return }
+        guard let leftOut = (event.level >= .error ? errorRate : rate).next() else { return }
         var event = event
         if leftOut > 0 { event.metadata = (event.metadata ?? [:]).merging(["left-out": "\(leftOut)"]) { $1 } }
         handler.log(event: event)

@@ -18,19 +18,16 @@ final class InflightMemory: Sendable {
     }
 
     /// Maps what the monitor has kept. Throws as ``MemoryMapping`` does; EINVAL for an area without room for its queues.
-    init(_ area: InflightArea, descriptor: Int32) throws(SystemCallError) {
+    init(_ area: InflightArea, descriptor: Int32, loss: MemoryLoss) throws(SystemCallError) {
         guard let byteCount = Int(exactly: area.byteCount), byteCount >= Self.byteCount(area) else {
             throw SystemCallError(
                 call: "mmap", errno: .invalidArgument,
                 detail: "\(area.byteCount) bytes do not hold what is in flight on \(area.queueCount) queues")
         }
         mapping = try MemoryMapping(
-            descriptor: descriptor, offset: area.mmapOffset, byteCount: Self.byteCount(area))
+            descriptor: descriptor, offset: area.mmapOffset, byteCount: Self.byteCount(area), loss: loss)
         self.area = area
     }
-
-    /// Whether what is behind the mapping has gone.
-    var isLost: Bool { mapping.isLost }
 
     /// The record of a queue; nil when the area has none for it, or lies askew.
     func region(_ queue: Int) -> InflightRegion? {

@@ -29,7 +29,8 @@ extension VhostUserSession {
         guard let descriptor = descriptor, let byteCount = Int(exactly: region.byteCount) else { return nil }
         do throws(SystemCallError) {
             return try MemoryMapping(
-                descriptor: descriptor.rawValue, offset: region.mmapOffset, byteCount: byteCount)
+                descriptor: descriptor.rawValue, offset: region.mmapOffset, byteCount: byteCount,
+                loss: device.memoryLoss)
         } catch {
             log.error("guest memory cannot be mapped", metadata: ["error": "\(error)"])
             return nil
@@ -58,7 +59,7 @@ extension VhostUserSession {
     ) -> BackendResult {
         guard let descriptor = descriptor else { return .failure }
         do throws(SystemCallError) {
-            inflight = try InflightMemory(area, descriptor: descriptor.rawValue)
+            inflight = try InflightMemory(area, descriptor: descriptor.rawValue, loss: device.memoryLoss)
             for queue in queues { queue.resubmitsInflight = !queue.isRunning }
             return .success
         } catch {

@@ -97,6 +97,7 @@ final class VhostUserSession: PollHandler, QueueNotifier {
         kickPause.stop()
         device.driverLeft()
         device.setMemory(nil)
+        device.memoryLoss.reset()
         if device.notifier === self { device.notifier = nil }
     }
 
@@ -114,8 +115,8 @@ final class VhostUserSession: PollHandler, QueueNotifier {
         }
     }
 
-    func checkMemory() {
-        guard watch != nil, mappings.contains(where: { $0.mapping.isLost }) || inflight?.isLost == true else { return }
+    func memoryLost() {
+        guard watch != nil else { return }
         log.error("memory of the monitor is gone, its file may be shorter; the monitor is disconnected")
         for queue in queues {
             if let error = queue.error?.rawValue { _ = EventNotifier.signal(error) }

@@ -25,8 +25,8 @@ protocol QueueNotifier: AnyObject {
     func notify(queue: Int)
     /// Reports a queue that is broken: its error descriptor is signalled.
     func reportBroken(queue: Int, _ error: VirtqueueError)
-    /// A mapping of the process has been lost: ends the session if it is one of its own.
-    func checkMemory()
+    /// Some of the guest's memory, or of what the monitor keeps for the device, is gone: the session ends.
+    func memoryLost()
 }
 
 /// See the top of the file.
@@ -65,6 +65,8 @@ final class VsockDevice: LoopTask {
     }
     private let traceLog: PacketTraceLog?
     weak var notifier: (any QueueNotifier)?
+    /// What the session's mappings report.
+    let memoryLoss: MemoryLoss
 
     /// The segments of the transmit chains at hand; a chain of Linux has at most 19 of them.
     @exclusivity(unchecked) var segments: SegmentList
@@ -72,8 +74,6 @@ final class VsockDevice: LoopTask {
     var unreportedLongChainCount = 0
     /// Whether the guest has to post receive buffers before anything can go on.
     @exclusivity(unchecked) var isStarved = false
-    /// Lost mappings of the process when those of this device were last looked at.
-    @exclusivity(unchecked) private var seenFaultCount = MemoryFaults.count
     /// Kicks since the device has last found something that the driver has added.
     private(set) var vainKickCount = 0
     private var positionsAtKick = QueuePositions()
@@ -96,10 +96,15 @@ final class VsockDevice: LoopTask {
         segments = SegmentList(capacity: configuration.limits[.chainSegments])
         let limits = LimitWatch(configuration.limits, log: log)
         self.limits = limits
+        let memoryLoss = MemoryLoss()
+        self.memoryLoss = memoryLoss
         let endpoint = configuration.endpoint
         let host = HybridHost(
-            path: configuration.hybridPath, endpoint: endpoint, limits: limits, loop: loop, log: log)
-        siblings = links.map { SiblingHost($0, endpoint: endpoint, limits: limits, loop: loop, log: log) }
+            path: configuration.hybridPath, endpoint: endpoint, limits: limits, memoryLoss: memoryLoss, loop: loop,
+            log: log)
+        siblings = links.map {
+            SiblingHost($0, endpoint: endpoint, limits: limits, memoryLoss: memoryLoss, loop: loop, log: log)
+        }
         hybridHost = host
         hostSide = siblings.map { RoutingHost(host: host, siblings: $0) } ?? host
         listener = try HybridListener(
@@ -118,6 +123,7 @@ final class VsockDevice: LoopTask {
         self.log = log
         segments = SegmentList(capacity: configuration.limits[.chainSegments])
         limits = LimitWatch(configuration.limits, log: log)
+        memoryLoss = MemoryLoss()
         hostSide = host
         hybridHost = nil
         listener = nil
@@ -257,10 +263,8 @@ final class VsockDevice: LoopTask {
     override func run() -> Bool {
         hostSide.exclusively {
             let hasMore = runExclusively()
-            let faultCount = MemoryFaults.count
-            guard faultCount != seenFaultCount else { return hasMore }
-            seenFaultCount = faultCount
-            notifier?.checkMemory()
+            guard memoryLoss.hasHappened else { return hasMore }
+            notifier?.memoryLost()
             return hasMore && isReady
         }
     }

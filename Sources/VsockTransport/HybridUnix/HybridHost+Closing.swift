@@ -58,6 +58,9 @@ extension HybridHost {
         close(socket)
     }
 
+    /// As ``abort(_:_:)``: what the guest has sent, or was to be sent, is not there.
+    func abortForLostMemory(_ socket: HostSocket) { abort(socket, "the guest's memory is gone") }
+
     /// What must wait until nothing is left to write.
     func backlogDrained(_ socket: HostSocket) {
         guard socket.isWriteClosed || !socket.backlog.hasCompleteData else { return }

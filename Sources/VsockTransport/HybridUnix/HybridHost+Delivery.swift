@@ -141,6 +141,7 @@ extension HybridHost {
                     socket.backlog.endRecord(consumedByteCount: 0)
                 }
                 gathering.removeRecords()
+                guard !memoryLoss.hasHappened else { return abortForLostMemory(socket) }
                 return blockWriting(socket)
             case .failed(let errno):
                 endpoint.consume(
@@ -175,6 +176,7 @@ extension HybridHost {
             socket.backlog.append(bytes, isRecord: socket.type == .seqpacket)
             skip = 0
         }
+        guard !memoryLoss.hasHappened else { return abortForLostMemory(socket) }
         if socket.type == .stream {
             blockWriting(socket)
         } else if endpoint.configuration.framing.consumesUnfinishedRecords {
@@ -204,7 +206,7 @@ extension HybridHost {
         case .messageTooLong:
             abort(socket, "a record is larger than the host socket can carry")
         case .badAddress:
-            abort(socket, "the guest's memory is gone")
+            abortForLostMemory(socket)
         default:
             // EPIPE: the host program has closed or shut its receiving side. The guest must not go on sending.
             stopWriting(socket)

@@ -154,7 +154,7 @@ extension HybridHost {
             socket.sawReadHangUp = true
             return .more
         case .badAddress:
-            abort(socket, "the guest's memory is gone")
+            abortForLostMemory(socket)
         default:
             log.debug("host socket failed", metadata: ["error": "\(errno)"])
             hostEnded(socket)

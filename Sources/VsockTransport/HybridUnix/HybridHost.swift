@@ -28,6 +28,8 @@ final class HybridHost: DeviceHost {
     let loop: EventLoop
     let log: Logger
     let limits: LimitWatch
+    /// What has been copied from the guest's memory since this has happened may not be the guest's.
+    let memoryLoss: MemoryLoss
     let path: String
     /// Runs when there may be something for the guest.
     @exclusivity(unchecked) unowned var carrier: LoopTask?
@@ -56,10 +58,12 @@ final class HybridHost: DeviceHost {
     @exclusivity(unchecked) var hasScratch = false
 
     init(
-        path: String, endpoint configuration: EndpointConfiguration, limits: LimitWatch, loop: EventLoop, log: Logger
+        path: String, endpoint configuration: EndpointConfiguration, limits: LimitWatch, memoryLoss: MemoryLoss,
+        loop: EventLoop, log: Logger
     ) {
         self.path = path
         self.limits = limits
+        self.memoryLoss = memoryLoss
         self.loop = loop
         self.log = log
         endpoint = Endpoint(configuration)

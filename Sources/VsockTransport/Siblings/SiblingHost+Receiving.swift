@@ -10,6 +10,7 @@
 import Logging
 import VirtioQueue
 import VsockCore
+import VsockSystem
 import VsockWire
 
 extension SiblingHost {
@@ -134,6 +135,7 @@ extension SiblingHost {
         }
         dropGathered()
         guard socket.phase == .open else { return }
+        guard !memoryLoss.hasHappened else { return abort(socket, "the guest's memory is gone") }
         post(.payload(parcel), from: socket)
         if socket.type == .seqpacket { countRecords(socket, parcel) }
     }

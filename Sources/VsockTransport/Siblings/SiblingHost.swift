@@ -32,6 +32,8 @@ final class SiblingHost: LoopTask, DeviceHost {
     let loop: EventLoop
     let log: Logger
     let limits: LimitWatch
+    /// What has been copied from the guest's memory since this has happened may not be the guest's.
+    let memoryLoss: MemoryLoss
     let guestCID: VsockAddress.ContextID
     let inbox: SiblingInbox
     weak var carrier: LoopTask?
@@ -59,10 +61,11 @@ final class SiblingHost: LoopTask, DeviceHost {
     weak var gatheringSocket: SiblingSocket?
 
     init(
-        _ links: SiblingLinks, endpoint configuration: EndpointConfiguration, limits: LimitWatch, loop: EventLoop,
-        log: Logger
+        _ links: SiblingLinks, endpoint configuration: EndpointConfiguration, limits: LimitWatch,
+        memoryLoss: MemoryLoss, loop: EventLoop, log: Logger
     ) {
         self.limits = limits
+        self.memoryLoss = memoryLoss
         var configuration = configuration
         configuration.answersForAnyCID = true
         guestCID = configuration.peerCID ?? .any

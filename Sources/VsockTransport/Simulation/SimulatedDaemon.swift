@@ -158,6 +158,6 @@ package final class SimulatedDaemon {
         func notify(queue: Int) { driver?.called(queue: queue) }
         func reportBroken(queue: Int, _ error: VirtqueueError) { driver?.queueBroken(queue) }
         /// The driver shares this process's memory.
-        func checkMemory() {}
+        func memoryLost() {}
     }
 }

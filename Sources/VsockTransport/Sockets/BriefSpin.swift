@@ -27,6 +27,9 @@ struct BriefSpin: ~Copyable {
         limit = Atomic(maximumCount)
     }
 
+    /// Whether it has helped lately, or is to be tried again.
+    var isPromising: Bool { limit.load(ordering: .relaxed) == maximumCount }
+
     /// Looks until `isOver` or for too long; whether it is over.
     @inline(__always)
     func spin(until isOver: () -> Bool) -> Bool {

@@ -29,6 +29,9 @@ struct DirectPipe: ~Copyable, @unchecked Sendable {
 
     /// From this size on a copy costs more than to wait for each other.
     static let offeredByteCount = 4096
+    /// From this size on it also costs more to copy twice, side by side, than to wait until the receiver has read what is
+    /// before and offers its buffer. A receiver that first does something with the bytes is too late for that.
+    static let rendezvousByteCount = 32_768
 
     /// Length and MSG_EOR of a record.
     private struct Mark: Sendable {
@@ -94,6 +97,8 @@ struct DirectPipe: ~Copyable, @unchecked Sendable {
     private let receiverSpin = BriefSpin()
     private let senderSpin = BriefSpin()
     private let offerSpin = BriefSpin(maximumCount: 512)
+    private let rendezvousSpin = BriefSpin(maximumCount: 2048)
+    private let drainSpin = BriefSpin()
     private let gatherSpin = BriefSpin(maximumCount: 4096)
     /// Whether a receiver waits; false again when it is woken.
     private let isAwaited = Atomic<Bool>(false)
@@ -166,10 +171,27 @@ struct DirectPipe: ~Copyable, @unchecked Sendable {
         _ bytes: UnsafeRawBufferPointer, _ hasEndOfRecordMark: Bool, _ sender: inout Sender
     ) -> Int? {
         let tail = sender.tail
-        guard offerSpin.spin(until: { offer.isOffered && receivedIndex.load(ordering: .relaxed) == tail }),
+        guard bytes.count < Self.rendezvousByteCount ? spinForOffer(tail, offerSpin) : spinForRendezvous(tail),
             let count = offer.fill(bytes, isRecord: carriesRecords, hasEndOfRecordMark: hasEndOfRecordMark)
         else { return nil }
         return carriesRecords ? bytes.count : count
+    }
+
+    /// Looks for a moment whether the receiver, which has read all up to `tail`, offers its buffer.
+    @inline(__always)
+    private func spinForOffer(_ tail: Int, _ spin: borrowing BriefSpin) -> Bool {
+        spin.spin { offer.isOffered && receivedIndex.load(ordering: .relaxed) == tail }
+    }
+
+    /// As ``spinForOffer(_:_:)``, and lets the receiver read up to `tail` first, if it has offered its buffer lately.
+    private func spinForRendezvous(_ tail: Int) -> Bool {
+        if rendezvousSpin.isPromising {
+            var received = receivedIndex.load(ordering: .relaxed)
+            while received != tail, drainSpin.spin(until: { receivedIndex.load(ordering: .relaxed) != received }) {
+                received = receivedIndex.load(ordering: .relaxed)
+            }
+        }
+        return spinForOffer(tail, rendezvousSpin)
     }
 
     /// Looks for a moment whether `byteCount` bytes can be sent after all. Room for one small record is followed by more

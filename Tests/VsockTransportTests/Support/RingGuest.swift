@@ -82,15 +82,21 @@ final class RingGuest {
     private var allocated = 0
 
     /// Starts a device with queues of `queueSize` entries.
-    init(
+    convenience init(
         _ device: TestDevice, queueSize: Int = 64, seqpacket: Bool = true, indirect: Bool = false
     ) throws {
+        try self.init(path: device.socketPath, queueSize: queueSize, seqpacket: seqpacket, indirect: indirect)
+        try eventually { try device.inspect { $0.isReady } }
+    }
+
+    /// Starts the device that listens on `path`.
+    init(path: String, queueSize: Int = 64, seqpacket: Bool = true, indirect: Bool = false) throws {
         self.queueSize = queueSize
         memory = try SharedMemory(name: "ring-guest", byteCount: Self.memoryByteCount)
         kicks = try (0..<3).map { _ in try EventNotifier() }
         calls = try (0..<3).map { _ in try EventNotifier() }
         errors = try (0..<3).map { _ in try EventNotifier() }
-        frontend = try VhostUserFrontend(path: device.socketPath)
+        frontend = try VhostUserFrontend(path: path)
         for _ in 0..<3 { rings.append(RawRing(try allocateLayout())) }
         var features: UInt64 = 1 << 32 | VsockFeatures.stream.rawValue
         if seqpacket { features |= VsockFeatures.seqpacket.rawValue }
@@ -105,7 +111,6 @@ final class RingGuest {
             return []
         }
         for queue in 0..<3 { try start(queue) }
-        try eventually { try device.inspect { $0.isReady } }
     }
 
     /// The whole memory as the device is told of it.
@@ -212,13 +217,13 @@ final class RingGuest {
 
     // MARK: Packets
 
-    /// A packet from this guest to the host.
+    /// A packet from this guest to the host, or to another guest.
     func packet(
         _ operation: Operation, type: SocketType = .stream, from port: UInt32 = 1000, to hostPort: UInt32 = 5000,
-        flags: UInt32 = 0, payloadByteCount: Int = 0
+        cid: UInt64 = 2, flags: UInt32 = 0, payloadByteCount: Int = 0
     ) -> PacketHeader {
         PacketHeader(
-            sourceCID: 3, destinationCID: 2, sourcePort: port, destinationPort: hostPort,
+            sourceCID: 3, destinationCID: cid, sourcePort: port, destinationPort: hostPort,
             payloadByteCount: UInt32(payloadByteCount), type: type, operation: operation, flags: flags,
             bufferAllocation: 262_144)
     }
