@@ -28,6 +28,9 @@ extension DeviceQueue {
     /// Number of chains returned but not yet published.
     public var unpublishedCount: Int { Int(nextUsed &- publishedUsed) }
 
+    /// Number of chains published since the last decision; counted up to 65,536.
+    public var undecidedCount: Int { suppression.undecidedCount }
+
     /// Decides, for all chains published since the last decision, whether the driver wants a notification (vhost-user
     /// "call"). With event index the first decision that covers any chain is always `true`.
     public mutating func needsNotification() -> Bool {

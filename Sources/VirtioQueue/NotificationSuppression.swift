@@ -41,6 +41,9 @@ package struct NotificationSuppression {
     @inline(__always)
     package var hasPending: Bool { pendingCount > 0 }
 
+    @inline(__always)
+    package var undecidedCount: Int { Int(pendingCount) }
+
     /// Decides by event index, for all entries before `index` that no decision has covered yet.
     @inline(__always)
     package mutating func decide(event: UInt16, index: UInt16) -> Bool {

@@ -88,7 +88,18 @@ extension VsockDevice {
         hostSide.flush()
         segments.removeAll()
         queue.ring.publishUsed()
-        guard queue.ring.needsNotification() else { return }
+        let count = queue.ring.undecidedCount
+        guard count > 0 else { return }
+        // A caller that polls may not come back.
+        guard hostSide.isPolled || interrupts.isDue(for: count, of: Int(queue.ring.size), now: loop.now) else { return }
+        decideInterrupt(queue)
+    }
+
+    /// Tells the driver that it has its packets back, if it wants to know.
+    func decideInterrupt(_ queue: RunningQueue) {
+        let isNeeded = queue.ring.needsNotification()
+        interrupts.decided(isNeeded, now: loop.now)
+        guard isNeeded else { return }
         counters.notifications += 1
         notifier?.notify(queue: QueueIndex.transmit)
     }

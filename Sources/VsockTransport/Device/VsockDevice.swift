@@ -80,6 +80,8 @@ final class VsockDevice: LoopTask {
     /// Whether packets of the guest wait until it has taken replies.
     @exclusivity(unchecked) var waitsForReplies = false
     @exclusivity(unchecked) var counters = VsockDeviceCounters()
+    /// When the driver is told that it has its packets back.
+    @exclusivity(unchecked) var interrupts = InterruptModeration()
     /// Which way the payload goes.
     @exclusivity(unchecked) var alternation = TrafficAlternation()
     /// Where the driver left the transmit queue when it was stopped: a driver that goes on from there has only been
@@ -204,7 +206,10 @@ final class VsockDevice: LoopTask {
             receiveQueue = nil
         case QueueIndex.transmit:
             base = transmitQueue?.ring.nextAvailableIndex ?? 0
-            if transmitQueue != nil { transmitIndexAtStop = base }
+            if let transmitQueue {
+                transmitIndexAtStop = base
+                decideInterrupt(transmitQueue)
+            }
             transmitQueue = nil
         default:
             base = eventQueue?.ring.nextAvailableIndex ?? 0
@@ -273,6 +278,9 @@ final class VsockDevice: LoopTask {
     var takesPackets: Bool { isReady && !(owesTransportReset && awaitsEventQueue) }
 
     private func runExclusively() -> Bool {
+        if let transmitQueue, let deadline = interrupts.deadline, deadline <= loop.now {
+            decideInterrupt(transmitQueue)
+        }
         guard takesPackets else {
             updateDeadline()
             return false
@@ -313,7 +321,15 @@ final class VsockDevice: LoopTask {
         var event: UInt16?
     }
 
-    private func updateDeadline() { loop.setDeadline(hostSide.nextDeadline, for: self) }
+    private func updateDeadline() {
+        let deadlines = (hostSide.nextDeadline, transmitQueue == nil ? nil : interrupts.deadline)
+        let earliest =
+            switch deadlines {
+            case (let host?, let interrupt?): min(host, interrupt)
+            case (let host, let interrupt): host ?? interrupt
+            }
+        loop.setDeadline(earliest, for: self)
+    }
 
     func queueBroke(_ index: Int, _ error: VirtqueueError) {
         log.error("queue broken; the device is stopped", metadata: ["queue": "\(index)", "error": "\(error)"])

@@ -145,6 +145,14 @@ final class RingGuest {
 
     func kick(_ queue: Int) { kicks[queue].signal() }
 
+    /// Waits for an interrupt of a queue, and takes it.
+    func awaitCall(_ queue: Int) throws {
+        let events = try DescriptorIO.waitUntilReady(
+            calls[queue].rawDescriptor, for: .readable, timeoutNanoseconds: testDeadline)
+        guard !events.isEmpty else { throw TestFailure("no interrupt of queue \(queue)") }
+        calls[queue].drain()
+    }
+
     /// Waits until the device returns a chain of a queue.
     func used(_ queue: Int) throws -> (head: UInt32, byteCount: UInt32) {
         let deadline = MonotonicClock.now() + testDeadline

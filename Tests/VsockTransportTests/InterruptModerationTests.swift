@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Testing
+import VhostUser
+import VirtioQueue
+import VsockCore
+import VsockSystem
+import VsockTestSupport
+import VsockWire
+
+@testable import VsockTransport
+
+@Suite("Interrupts for packets that a driver gets back")
+struct InterruptModerationTests {
+    private static let transmit = VsockDevice.QueueIndex.transmit
+
+    @Test("the first comes at once, the next when the interval is over or a quarter of the queue is waiting")
+    func interval() {
+        var moderation = InterruptModeration()
+        let interval = InterruptModeration.intervalNanoseconds
+        func isDue(_ count: Int, of queueSize: Int = 256, at nanoseconds: UInt64) -> Bool {
+            moderation.isDue(for: count, of: queueSize, now: Instant(nanoseconds: 1000 + nanoseconds))
+        }
+        let isFirstDue = isDue(1, at: 0)
+        moderation.decided(true, now: Instant(nanoseconds: 1000))
+        let isNextDue = isDue(63, at: 1)
+        #expect(isFirstDue && !isNextDue)
+        #expect(moderation.deadline == Instant(nanoseconds: 1000 + interval))
+        let isManyDue = isDue(64, at: 2)
+        let isSmallQueueDue = isDue(1, of: 4, at: 2)
+        let isLateDue = isDue(1, at: interval)
+        #expect(isManyDue && isSmallQueueDue && isLateDue)
+        // A driver that wants none is not disturbed: the next is due at once.
+        moderation.decided(false, now: Instant(nanoseconds: 1000 + interval))
+        #expect(moderation.deadline == nil)
+        let isNextDueAtOnce = isDue(1, at: interval + 1)
+        #expect(isNextDueAtOnce)
+    }
+
+    @Test("each packet's interrupt comes, with or without another packet")
+    func late() throws {
+        let device = try TestDevice()
+        let guest = try RingGuest(device)
+        try guest.post([64, 64, 64, 64])
+        for _ in 0..<200 {
+            try guest.send(guest.packet(.creditRequest, from: 1))
+            try guest.awaitCall(Self.transmit)
+            let used = guest.rings[Self.transmit].popUsed()
+            #expect(used != nil)
+        }
+        withExtendedLifetime(device) {}
+    }
+
+    @Test("an interrupt that was put off comes when the queue is stopped")
+    func stopped() throws {
+        let device = try TestDevice()
+        let guest = try RingGuest(device)
+        try guest.post([64, 64, 64, 64])
+        var base: UInt16 = 0
+        for round in 1...50 {
+            // One for which the interrupt comes at once, and another behind it, not long after.
+            try guest.send(guest.packet(.creditRequest, from: 1))
+            try guest.awaitCall(Self.transmit)
+            try guest.send(guest.packet(.creditRequest, from: 1))
+            while guest.rings[Self.transmit].used.acquireIndex() != UInt16(2 * round) { CurrentThread.yield() }
+            _ = try guest.frontend.perform(.getQueueBase(queue: Self.transmit), [])
+            try guest.awaitCall(Self.transmit)
+            base += 2
+            try guest.start(Self.transmit, base: base)
+        }
+    }
+}
