@@ -39,6 +39,8 @@ public struct DeviceQueue: ~Copyable, @unchecked Sendable {
 
     /// Number of descriptors.
     public let size: UInt16
+    /// Whether a chain may be one descriptor that points to a table (VIRTIO_F_INDIRECT_DESC).
+    public var usesIndirectDescriptors: Bool { features.indirectDescriptors }
     /// Why the last malformed chain was malformed; `nil` before the first.
     public private(set) var lastDefect: ChainDefect?
 

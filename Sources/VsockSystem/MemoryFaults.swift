@@ -3,7 +3,8 @@
 // A peer that shortens the file behind a mapping makes every access beyond the new end a SIGBUS; so do a huge page that
 // is not to be had, a file system that is full, and a page that the hardware has lost (mmap(2), "ERRORS"; sigaction(2),
 // "BUS_ADRERR"). None of that may end a process that serves other peers, too. So the handler puts a page of zeros in the
-// place of the one that is gone, and the access goes on; whoever owns the mapping is told, and gives it up.
+// place of the one that is gone, and the access goes on; whoever owns the mapping is told, and gives it up. Who goes on
+// regardless loses the whole mapping to zeros.
 //
 //      access --SIGBUS--> in a mapping? --yes--> a page of zeros, loss reported --> access again
 //                              \------no---> as before this was installed
@@ -38,9 +39,10 @@ public final class MemoryLoss: Sendable {
     /// No loss so far.
     public init() {}
 
-    /// Whether there was one. What has been copied from the memory before this is asked may be zeros that nobody wrote;
-    /// what this process has written there, nobody else may see.
-    public var hasHappened: Bool { flag.load(ordering: .relaxed) }
+    /// Whether there was one. Then what is or was read from the memory may be zeros that nobody wrote, and what this process
+    /// has written there, nobody else may see. To be asked after a read, and before somebody else, the kernel included, is
+    /// given the memory to read.
+    public var hasHappened: Bool { flag.load(ordering: .sequentiallyConsistent) }
 
     /// The mappings have been given up.
     public func reset() { flag.store(false, ordering: .relaxed) }
@@ -56,10 +58,15 @@ let faults = MappedMemory()
 final class MappedMemory: @unchecked Sendable {
     // @unchecked: `previousAction` is written once, before the handler that reads it is there.
 
+    /// Pages of a mapping that are replaced one by one: each takes up to two of the mappings that the kernel lets a process
+    /// have (vm.max_map_count).
+    private static let pageLimit = 16
+
     private struct Mapped {
         let byteCount: Int
         let pageByteCount: Int
         let loss: MemoryLoss?
+        var lostPageCount = 0
     }
 
     var previousAction = sigaction()
@@ -84,13 +91,22 @@ final class MappedMemory: @unchecked Sendable {
                 return false
             }
             let page = base + (address - base) & ~UInt(found.pageByteCount - 1)
-            let result = mmap(
-                UnsafeMutableRawPointer(bitPattern: page), found.pageByteCount, PROT_READ | PROT_WRITE,
-                MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0)
-            guard result != MAP_FAILED else { return false }
+            let isOneOfFew = found.lostPageCount < Self.pageLimit && Self.putZeros(at: page, found.pageByteCount)
+            // One mapping for all of it, with what is still there.
+            guard isOneOfFew || Self.putZeros(at: base, found.byteCount) else { return false }
+            mapped[base]?.lostPageCount += 1
             found.loss?.report()
             return true
         }
+    }
+
+    private static func putZeros(at address: UInt, _ byteCount: Int) -> Bool {
+        let target = UnsafeMutableRawPointer(bitPattern: address)
+        let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE
+        guard mmap(target, byteCount, PROT_READ | PROT_WRITE, flags, -1, 0) != MAP_FAILED else { return false }
+        // Nobody needs much of it, and huge pages would be zeroed as a whole. Best effort.
+        if let target { _ = cvsock_avoid_huge_pages(target, byteCount) }
+        return true
     }
 }
 

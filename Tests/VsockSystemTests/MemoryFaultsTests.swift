@@ -87,6 +87,24 @@ private func makeFile(pages: Int) throws -> OwnedFileDescriptor {
         }
     }
 
+    @Test("whoever goes on regardless does not use up the mappings that a process may have")
+    func many() async {
+        await #expect(processExitsWith: .success) {
+            let page = sysconf(Int32(_SC_PAGESIZE))
+            // More than vm.max_map_count, whose default is 65,530, if each second page were one.
+            let pageCount = 140_000
+            let file = try makeFile(pages: pageCount)
+            let loss = MemoryLoss()
+            let mapping = try MemoryMapping(descriptor: file.rawValue, byteCount: pageCount * page, loss: loss)
+            try MemoryFaults.survive()
+            try #require(ftruncate(file.rawValue, 0) == 0)
+            for index in stride(from: 0, to: pageCount, by: 2) {
+                try #require(mapping.base.load(fromByteOffset: index * page, as: UInt8.self) == 0)
+            }
+            try #require(loss.hasHappened)
+        }
+    }
+
     @Test("memory that is none of the mappings, and a signal that is sent, end the process as before")
     func others() async {
         await #expect(processExitsWith: .signal(SIGBUS)) {

@@ -18,8 +18,8 @@ struct InterruptModerationTests {
     func interval() {
         var moderation = InterruptModeration()
         let interval = InterruptModeration.intervalNanoseconds
-        func isDue(_ count: Int, of queueSize: Int = 256, at nanoseconds: UInt64) -> Bool {
-            moderation.isDue(for: count, of: queueSize, now: Instant(nanoseconds: 1000 + nanoseconds))
+        func isDue(_ count: Int, limit: Int = 64, at nanoseconds: UInt64) -> Bool {
+            moderation.isDue(for: count, limit: limit, now: Instant(nanoseconds: 1000 + nanoseconds))
         }
         let isFirstDue = isDue(1, at: 0)
         moderation.decided(true, now: Instant(nanoseconds: 1000))
@@ -27,8 +27,8 @@ struct InterruptModerationTests {
         #expect(isFirstDue && !isNextDue)
         #expect(moderation.deadline == Instant(nanoseconds: 1000 + interval))
         let isManyDue = isDue(64, at: 2)
-        let isSmallQueueDue = isDue(1, of: 4, at: 2)
-        let isLateDue = isDue(1, at: interval)
+        let isSmallQueueDue = isDue(1, limit: 1, at: 2)
+        let isLateDue = isDue(65, at: interval)
         #expect(isManyDue && isSmallQueueDue && isLateDue)
         // A driver that wants none is not disturbed: the next is due at once.
         moderation.decided(false, now: Instant(nanoseconds: 1000 + interval))
@@ -37,10 +37,45 @@ struct InterruptModerationTests {
         #expect(isNextDueAtOnce)
     }
 
+    @Test("a driver that has waited for its interrupt need not wait for the next ones")
+    func waiting() {
+        var moderation = InterruptModeration()
+        var now = Instant(nanoseconds: 1000)
+        func interrupt(after nanoseconds: UInt64) {
+            now = now.advanced(byNanoseconds: nanoseconds)
+            moderation.decided(true, now: now)
+        }
+        /// How many of batches that come one after another, every ten microseconds, are told of at once.
+        func promptCount(of count: Int) -> Int {
+            var waitingCount = 0
+            return (0..<count).count { _ in
+                now = now.advanced(byNanoseconds: 10_000)
+                waitingCount += 1
+                guard moderation.isDue(for: waitingCount, limit: 64, now: now) else { return false }
+                moderation.decided(true, now: now)
+                waitingCount = 0
+                return true
+            }
+        }
+        interrupt(after: 0)
+        // One in 25 as long as it sends on.
+        #expect(promptCount(of: 250) == 10)
+        interrupt(after: 0)
+        now = now.advanced(byNanoseconds: 1)
+        let isPutOff = !moderation.isDue(for: 1, limit: 64, now: now)
+        now = now.advanced(byNanoseconds: InterruptModeration.intervalNanoseconds)
+        let isDue = moderation.isDue(for: 1, limit: 64, now: now)
+        #expect(isPutOff && isDue)
+        interrupt(after: 0)
+        let left = InterruptModeration.promptBatchCount - 1
+        #expect(promptCount(of: left) == left)
+        #expect(promptCount(of: 24) == 0)
+    }
+
     @Test("each packet's interrupt comes, with or without another packet")
     func late() throws {
         let device = try TestDevice()
-        let guest = try RingGuest(device)
+        let guest = try RingGuest(device, indirect: true)
         try guest.post([64, 64, 64, 64])
         for _ in 0..<200 {
             try guest.send(guest.packet(.creditRequest, from: 1))
@@ -54,7 +89,7 @@ struct InterruptModerationTests {
     @Test("an interrupt that was put off comes when the queue is stopped")
     func stopped() throws {
         let device = try TestDevice()
-        let guest = try RingGuest(device)
+        let guest = try RingGuest(device, indirect: true)
         try guest.post([64, 64, 64, 64])
         var base: UInt16 = 0
         for round in 1...50 {
@@ -62,7 +97,11 @@ struct InterruptModerationTests {
             try guest.send(guest.packet(.creditRequest, from: 1))
             try guest.awaitCall(Self.transmit)
             try guest.send(guest.packet(.creditRequest, from: 1))
-            while guest.rings[Self.transmit].used.acquireIndex() != UInt16(2 * round) { CurrentThread.yield() }
+            let end = MonotonicClock.now() + testDeadline
+            while guest.rings[Self.transmit].used.acquireIndex() != UInt16(2 * round) {
+                try #require(MonotonicClock.now() < end, "a packet does not come back")
+                CurrentThread.yield()
+            }
             _ = try guest.frontend.perform(.getQueueBase(queue: Self.transmit), [])
             try guest.awaitCall(Self.transmit)
             base += 2

@@ -132,7 +132,8 @@ struct LostMemoryTests {
         try lost.guest.post([64])
         lost.guest.rings[Self.transmit].submit([header] + (present > 0 ? [good] : []) + [lost.extra.descriptor(5000)])
         lost.guest.kick(Self.transmit)
-        #expect(try lost.guest.next()?.header.operation == .reset)
+        // Where the kernel has taken a part, the device finds out when it is to keep the rest, and that ends the session.
+        if present == 0 { #expect(try lost.guest.next()?.header.operation == .reset) }
         #expect(try lost.host.receiveToEnd().allSatisfy { $0 == 7 })
     }
 
@@ -162,6 +163,25 @@ struct LostMemoryTests {
         let received = try lost.host.receiveToEnd()
         #expect(!received.isEmpty && received.count <= sentCount * byteCount)
         #expect(received.allSatisfy { $0 == 7 })
+    }
+
+    @Test(
+        "payload that lies on the same page as a header that is gone is not made up",
+        arguments: [SocketType.stream, .seqpacket])
+    func samePage(type: SocketType) throws {
+        let lost = try Pair(type)
+        let byteCount = 1000
+        let header = lost.guest.place(
+            lost.guest.packet(
+                .readWrite, type: type, flags: type == .seqpacket ? 1 : 0, payloadByteCount: byteCount
+            ).encoded)
+        try lost.extra.shorten()
+        // In one batch: the second header is read before the first payload is sent.
+        lost.guest.rings[Self.transmit].submit([header, lost.extra.descriptor(byteCount)])
+        lost.guest.rings[Self.transmit].submit([lost.extra.descriptor(PacketHeader.byteCount)])
+        lost.guest.kick(Self.transmit)
+        #expect(try lost.host.receiveToEnd() == [])
+        try eventually { try lost.device.inspect { !$0.isReady } }
     }
 
     @Test("payload that is gone does not reach another guest")

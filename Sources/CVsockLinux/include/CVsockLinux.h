@@ -180,6 +180,11 @@ static inline int cvsock_exclude_from_core_dump(void *base, size_t byteCount) {
     return (int)syscall(SYS_madvise, base, byteCount, 16);
 }
 
+// MADV_NOHUGEPAGE
+static inline int cvsock_avoid_huge_pages(void *base, size_t byteCount) {
+    return (int)syscall(SYS_madvise, base, byteCount, 15);
+}
+
 static inline int cvsock_is_huge_page_file(const struct statfs *status) {
     return status->f_type == HUGETLBFS_MAGIC;
 }

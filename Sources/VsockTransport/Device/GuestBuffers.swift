@@ -6,6 +6,7 @@
 
 import VirtioQueue
 import VsockCore
+import VsockSystem
 import VsockWire
 
 /// Slots of a receive queue. Between ``reserve(byteCount:slotLimit:)`` and ``release()`` the payload areas of the
@@ -27,6 +28,7 @@ final class GuestBuffers {
 
     private let queue: RunningQueue
     private let memory: GuestMemory
+    private let memoryLoss: MemoryLoss
     /// Sees what is committed, if someone wants to.
     @exclusivity(unchecked) var tap: (any PacketTap)?
     @exclusivity(unchecked) private var chainSegments = SegmentList(capacity: segmentLimit)
@@ -41,9 +43,10 @@ final class GuestBuffers {
     /// Used entries that are not published yet.
     @exclusivity(unchecked) private(set) var unpublishedCount = 0
 
-    init(queue: RunningQueue, memory: GuestMemory, tap: (any PacketTap)?) {
+    init(queue: RunningQueue, memory: GuestMemory, memoryLoss: MemoryLoss, tap: (any PacketTap)?) {
         self.queue = queue
         self.memory = memory
+        self.memoryLoss = memoryLoss
         self.tap = tap
         slots.reserveCapacity(Self.slotLimit)
     }
@@ -210,6 +213,8 @@ final class GuestBuffers {
     /// A chain of no use (malformed, too small) goes back with length 0, for keeping it would block those behind it.
     /// Only as the first of a reservation, though: those before it may yet be put back, and must stay the last taken.
     private func nextChain(needsPayload: Bool) throws(VirtqueueError) -> DescriptorChain? {
+        // What is written may be for nobody, and each lost page costs more than a packet.
+        guard !memoryLoss.hasHappened else { return nil }
         while true {
             let useless: UInt16
             switch try queue.ring.next(memory: memory, into: &chainSegments) {

@@ -78,6 +78,7 @@ final class VhostUserSession: PollHandler, QueueNotifier {
         super.init()
         watch = try loop.watch(self.descriptor.rawValue, [.readable, .readHangUp], self)
         device.notifier = self
+        device.memoryLoss.reset()
     }
 
     /// Features offered to the driver.

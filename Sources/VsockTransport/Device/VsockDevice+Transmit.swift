@@ -46,7 +46,11 @@ extension VsockDevice {
     func pollTransmitQueue(byteCount: Int) throws(VirtqueueError) -> Bool {
         guard takesPackets, let queue = transmitQueue, let memory, queue.ring.availableCount > 0 else { return false }
         let start = queue.ring.nextAvailableIndex
-        defer { finishBatch(queue) }
+        defer {
+            returnChains(queue)
+            // The thread of the loop is another one, and may sleep.
+            if queue.ring.needsNotification() { interrupt() }
+        }
         _ = try takeBatch(queue, memory, byteLimit: min(byteCount, Self.batchByteCount))
         return queue.ring.nextAvailableIndex != start
     }
@@ -62,7 +66,7 @@ extension VsockDevice {
     ) throws(VirtqueueError) -> Bool {
         var byteCount = 0
         for _ in 0..<Self.batchCount where byteCount < byteLimit {
-            guard hostSide.canReceive else { return false }
+            guard hostSide.canReceive, !memoryLoss.hasHappened else { return false }
             switch try queue.ring.next(memory: memory, into: &segments) {
             case .empty:
                 return false
@@ -85,21 +89,27 @@ extension VsockDevice {
     }
 
     private func finishBatch(_ queue: RunningQueue) {
+        returnChains(queue)
+        let count = queue.ring.undecidedCount
+        // Without indirect descriptors the queue is full long before a quarter of its entries are heads of chains.
+        let limit = queue.ring.usesIndirectDescriptors ? Int(queue.ring.size) / 4 : 1
+        if count > 0, interrupts.isDue(for: count, limit: limit, now: loop.now) { decideInterrupt(queue) }
+    }
+
+    private func returnChains(_ queue: RunningQueue) {
         hostSide.flush()
         segments.removeAll()
         queue.ring.publishUsed()
-        let count = queue.ring.undecidedCount
-        guard count > 0 else { return }
-        // A caller that polls may not come back.
-        guard hostSide.isPolled || interrupts.isDue(for: count, of: Int(queue.ring.size), now: loop.now) else { return }
-        decideInterrupt(queue)
     }
 
     /// Tells the driver that it has its packets back, if it wants to know.
     func decideInterrupt(_ queue: RunningQueue) {
         let isNeeded = queue.ring.needsNotification()
         interrupts.decided(isNeeded, now: loop.now)
-        guard isNeeded else { return }
+        if isNeeded { interrupt() }
+    }
+
+    func interrupt() {
         counters.notifications += 1
         notifier?.notify(queue: QueueIndex.transmit)
     }

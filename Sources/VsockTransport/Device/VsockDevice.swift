@@ -188,6 +188,8 @@ final class VsockDevice: LoopTask {
             if !isResumed {
                 hostSide.restart(framing: configuration.seqpacket.framing(isNegotiated: isSeqpacketNegotiated))
                 owesTransportReset = hasPast
+                // The device before this one may have put an interrupt off.
+                if hasPast { interrupt() }
                 self.awaitsEventQueue = awaitsEventQueue
             }
         default:
@@ -243,6 +245,7 @@ final class VsockDevice: LoopTask {
         isStarved = false
         processReceiveQueue()
         tap?.batchEnded()
+        if let transmitQueue { decideInterrupt(transmitQueue) }
         driverLeft()
         listener?.stop()
         siblings?.stop()
@@ -252,7 +255,7 @@ final class VsockDevice: LoopTask {
 
     private func rejoin() {
         if let receiveQueue, let memory, transmitQueue != nil {
-            buffers = GuestBuffers(queue: receiveQueue, memory: memory, tap: tap)
+            buffers = GuestBuffers(queue: receiveQueue, memory: memory, memoryLoss: memoryLoss, tap: tap)
         } else {
             buffers = nil
         }
@@ -278,15 +281,14 @@ final class VsockDevice: LoopTask {
     var takesPackets: Bool { isReady && !(owesTransportReset && awaitsEventQueue) }
 
     private func runExclusively() -> Bool {
-        if let transmitQueue, let deadline = interrupts.deadline, deadline <= loop.now {
-            decideInterrupt(transmitQueue)
-        }
         guard takesPackets else {
+            decideLateInterrupt()
             updateDeadline()
             return false
         }
         sendEvents()
         let hasMore = hostSide.isPolled ? false : processTransmitQueue()
+        decideLateInterrupt()
         reportLongChains()
         processReceiveQueue()
         tap?.batchEnded()
@@ -294,6 +296,12 @@ final class VsockDevice: LoopTask {
         updateDeadline()
         let hasRoomForReplies = waitsForReplies && hostSide.canReceive
         return hasMore || hasRoomForReplies || (hostSide.hasOutput && !isStarved && isReady)
+    }
+
+    /// The driver has to be told without another batch.
+    private func decideLateInterrupt() {
+        guard let transmitQueue, let deadline = interrupts.deadline, deadline <= loop.now else { return }
+        decideInterrupt(transmitQueue)
     }
 
     override func deadlinePassed() {

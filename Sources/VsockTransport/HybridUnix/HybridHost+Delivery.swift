@@ -50,6 +50,7 @@ extension HybridHost {
         }
         if gathering.recordCount > 0 { sendRecords(socket) }
         guard gathering.byteCount > 0 else { return }
+        guard !memoryLoss.hasHappened else { return abortForLostMemory(socket) }
         guard !socket.isWriteClosed else { return endpoint.consume(socket.id, byteCount: gathering.byteCount) }
         guard socket.type == .stream, socket.backlog.isEmpty, socket.isWritable else {
             return appendToBacklog(socket, from: 0)
@@ -127,6 +128,7 @@ extension HybridHost {
     /// Sends the complete records that were gathered, in one call if the socket takes them all; what it does not take
     /// goes to the backlog. The beginning of a record that goes on stays gathered.
     private func sendRecords(_ socket: HostSocket) {
+        guard !memoryLoss.hasHappened else { return abortForLostMemory(socket) }
         var sent = 0
         while sent < gathering.recordCount, !socket.isWriteClosed {
             switch gathering.send(socket.descriptor.rawValue, from: sent) {

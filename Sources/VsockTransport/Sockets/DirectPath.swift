@@ -57,6 +57,7 @@ extension TableSocket {
     func sendDirectly(_ bytes: UnsafeRawBufferPointer, _ operation: inout SendOperation) -> Attempt<Int>? {
         guard let pipe = outgoingPipe.load(ordering: .acquiring), !bytes.isEmpty else { return nil }
         var maySpin = operation.maySpin
+        if maySpin { pipe.pointee.spinForRendezvous(bytes.count) }
         while true {
             let before = operation.sentByteCount
             guard let isDone = advance(pipe, bytes, &operation, isLocked: false) else { return nil }

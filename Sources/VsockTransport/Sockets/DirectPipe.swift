@@ -32,6 +32,8 @@ struct DirectPipe: ~Copyable, @unchecked Sendable {
     /// From this size on it also costs more to copy twice, side by side, than to wait until the receiver has read what is
     /// before and offers its buffer. A receiver that first does something with the bytes is too late for that.
     static let rendezvousByteCount = 32_768
+    /// Reads that a sender waits for then: messages of 64 KiB that are unread in a buffer of the usual size.
+    private static let rendezvousReadLimit = 4
 
     /// Length and MSG_EOR of a record.
     private struct Mark: Sendable {
@@ -171,27 +173,29 @@ struct DirectPipe: ~Copyable, @unchecked Sendable {
         _ bytes: UnsafeRawBufferPointer, _ hasEndOfRecordMark: Bool, _ sender: inout Sender
     ) -> Int? {
         let tail = sender.tail
-        guard bytes.count < Self.rendezvousByteCount ? spinForOffer(tail, offerSpin) : spinForRendezvous(tail),
+        guard
+            bytes.count < Self.rendezvousByteCount
+                ? spinForOffer(tail, offerSpin) : spinForOffer(tail, rendezvousSpin),
             let count = offer.fill(bytes, isRecord: carriesRecords, hasEndOfRecordMark: hasEndOfRecordMark)
         else { return nil }
         return carriesRecords ? bytes.count : count
     }
 
-    /// Looks for a moment whether the receiver, which has read all up to `tail`, offers its buffer.
     @inline(__always)
     private func spinForOffer(_ tail: Int, _ spin: borrowing BriefSpin) -> Bool {
         spin.spin { offer.isOffered && receivedIndex.load(ordering: .relaxed) == tail }
     }
 
-    /// As ``spinForOffer(_:_:)``, and lets the receiver read up to `tail` first, if it has offered its buffer lately.
-    private func spinForRendezvous(_ tail: Int) -> Bool {
-        if rendezvousSpin.isPromising {
-            var received = receivedIndex.load(ordering: .relaxed)
-            while received != tail, drainSpin.spin(until: { receivedIndex.load(ordering: .relaxed) != received }) {
-                received = receivedIndex.load(ordering: .relaxed)
-            }
+    /// Before a large message, lets the receiver read what is unread, for a moment, if it has offered its buffer lately
+    /// when it was through.
+    func spinForRendezvous(_ byteCount: Int) {
+        guard byteCount >= Self.rendezvousByteCount, rendezvousSpin.isPromising else { return }
+        for _ in 0..<Self.rendezvousReadLimit {
+            let received = receivedIndex.load(ordering: .relaxed)
+            guard received != sentIndex.load(ordering: .relaxed),
+                drainSpin.spin(until: { receivedIndex.load(ordering: .relaxed) != received })
+            else { return }
         }
-        return spinForOffer(tail, rendezvousSpin)
     }
 
     /// Looks for a moment whether `byteCount` bytes can be sent after all. Room for one small record is followed by more
