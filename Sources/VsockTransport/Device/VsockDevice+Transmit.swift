@@ -109,6 +109,7 @@ extension VsockDevice {
         if isNeeded { interrupt() }
     }
 
+    /// Signals the call descriptor of the transmit queue.
     func interrupt() {
         counters.notifications += 1
         notifier?.notify(queue: QueueIndex.transmit)
