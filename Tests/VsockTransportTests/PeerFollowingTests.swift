@@ -426,6 +426,7 @@ struct ThreadPlacementTests {
             loop.placement = traffic.placement
             let alarm = Alarm(loop)
             loop.setDeadline(loop.now.advanced(byNanoseconds: 1_000_000_000), for: alarm)
+            defer { loop.forget(alarm) }
             // Nothing happens until then.
             loop.run()
             return alarm.processors == before ? [] : ["the thread has slept where it was bound"]
