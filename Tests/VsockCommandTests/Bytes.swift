@@ -3,6 +3,7 @@
 // Bytes in and out of descriptors that do not block, with the deadline of every wait, and bytes to send.
 
 import Glibc
+import Synchronization
 import Testing
 import VsockSystem
 import VsockTestSupport
@@ -129,23 +130,28 @@ struct SeededGenerator: RandomNumberGenerator {
 }
 
 /// Runs a closure on a thread, and says later what it returned or threw.
-final class Background<Value: Sendable>: @unchecked Sendable {
-    // Written on the thread, read after joining it.
-    private var result: Result<Value, any Error>?
-    private var thread: WorkerThread?
+final class Background<Value: Sendable>: Sendable {
+    // What the thread keeps: not this object, whose end waits for the thread.
+    private final class Outcome: Sendable {
+        let result = Mutex<Result<Value, any Error>?>(nil)
+    }
+
+    private let thread: WorkerThread
+    private let outcome = Outcome()
 
     init(_ body: @escaping @Sendable () throws -> Value) throws {
-        thread = try WorkerThread(name: "background") { [unowned self] in
-            self.result = Result { try body() }
+        let outcome = outcome
+        thread = try WorkerThread(name: "background") {
+            let result = Result { try body() }
+            outcome.result.withLock { $0 = result }
         }
     }
 
     /// Waits; the closure's own waits have deadlines.
     func value() throws -> Value {
-        thread?.join()
-        thread = nil
-        return try #require(result).get()
+        thread.join()
+        return try #require(outcome.result.withLock { $0 }).get()
     }
 
-    deinit { thread?.join() }
+    deinit { thread.join() }
 }
