@@ -11,8 +11,8 @@
 //
 // The handler may take a lock and run Swift, which a handler otherwise may not: the kernel raises this signal at the
 // access itself, and no code that holds the lock, or a lock of the allocator, reads a peer's memory. A SIGBUS that
-// another process sends can come at any place, and gets the action that was there before; so can the announcement that a
-// page will be lost (BUS_MCEERR_AO), of which the access will tell.
+// another process sends can come at any place, and gets the action that was there before. So can the announcement that a
+// page is lost (BUS_MCEERR_AO), which is ignored: the access will tell.
 
 import CVsockLinux
 import Glibc

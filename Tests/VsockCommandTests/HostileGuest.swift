@@ -117,7 +117,7 @@ final class HostileGuest: @unchecked Sendable {
         ftruncate(file.rawValue, off_t(byteCount))
         kick(Self.transmit)
         kick(Self.receive)
-        // Answered when the device has seen the kicks, if it is still there.
+        // The monitor stays until the device has read its kicks, or has ended the session.
         try frontend.perform(.getFeatures, [])
     }
 

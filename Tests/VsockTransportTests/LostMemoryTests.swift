@@ -21,30 +21,37 @@ struct LostMemoryTests {
     /// For the whole process, once.
     private static let survives: Bool = (try? MemoryFaults.survive()) != nil
 
+    /// A file that whoever has its descriptor can shorten.
+    private static func makeFile(byteCount: Int) throws -> SharedFileDescriptor {
+        let directory = try TemporaryDirectory()
+        let file = open(directory.file("memory"), O_CREAT | O_RDWR | O_CLOEXEC, 0o600)
+        try #require(file >= 0 && ftruncate(file, off_t(byteCount)) == 0)
+        return SharedFileDescriptor(OwnedFileDescriptor(owning: file))
+    }
+
+    private static func shorten(_ file: SharedFileDescriptor) throws {
+        try #require(ftruncate(file.rawValue, 0) == 0)
+    }
+
     /// A region of a guest's memory in a file that can become shorter.
     private struct Extra {
         let file: SharedFileDescriptor
-        let mapping: MemoryMapping
 
         init(_ guest: RingGuest) throws {
-            let directory = try TemporaryDirectory()
-            let raw = open(directory.file("memory"), O_CREAT | O_RDWR | O_CLOEXEC, 0o600)
-            try #require(raw >= 0 && ftruncate(raw, off_t(extraByteCount)) == 0)
-            file = SharedFileDescriptor(OwnedFileDescriptor(owning: raw))
-            mapping = try MemoryMapping(descriptor: raw, byteCount: extraByteCount)
+            file = try LostMemoryTests.makeFile(byteCount: extraByteCount)
             let region = MemoryRegion(
                 guestAddress: extraAddress, byteCount: UInt64(extraByteCount), userAddress: 1 << 50, mmapOffset: 0)
-            try guest.frontend.perform(.addMemoryRegion(region), [raw])
+            try guest.frontend.perform(.addMemoryRegion(region), [file.rawValue])
         }
 
-        func shorten() throws { try #require(ftruncate(file.rawValue, 0) == 0) }
+        func shorten() throws { try LostMemoryTests.shorten(file) }
 
         func descriptor(_ byteCount: Int, flags: UInt16 = 0) -> Descriptor {
             Descriptor(address: extraAddress, byteCount: UInt32(byteCount), flags: flags, next: 0)
         }
     }
 
-    /// The device that all of this is about, and one of another monitor in the same process.
+    /// A device with a connection, whose guest has a region that can go.
     private struct Pair {
         let device: TestDevice
         let guest: RingGuest
@@ -110,13 +117,11 @@ struct LostMemoryTests {
     func rings() throws {
         let lost = try Pair()
         let whole = lost.guest.region
-        let directory = try TemporaryDirectory()
-        let file = open(directory.file("memory"), O_CREAT | O_RDWR | O_CLOEXEC, 0o600)
-        defer { close(file) }
         let count = Int(whole.byteCount)
-        try #require(write(file, lost.guest.memory.mapping.base, count) == count)
-        try lost.guest.frontend.perform(.setMemoryTable([whole]), [file])
-        try #require(ftruncate(file, 0) == 0)
+        let file = try Self.makeFile(byteCount: count)
+        try #require(write(file.rawValue, lost.guest.memory.mapping.base, count) == count)
+        try lost.guest.frontend.perform(.setMemoryTable([whole]), [file.rawValue])
+        try Self.shorten(file)
         lost.guest.kick(Self.transmit)
         try lost.expectEnd()
     }
@@ -210,17 +215,14 @@ struct LostMemoryTests {
     @Test("the record of what is in flight reports that it is gone")
     func inflight() throws {
         try #require(Self.survives)
-        let directory = try TemporaryDirectory()
-        let file = open(directory.file("inflight"), O_CREAT | O_RDWR | O_CLOEXEC, 0o600)
-        defer { close(file) }
-        try #require(ftruncate(file, off_t(Self.extraByteCount)) == 0)
+        let file = try Self.makeFile(byteCount: Self.extraByteCount)
         let area = InflightArea(byteCount: UInt64(Self.extraByteCount), mmapOffset: 0, queueCount: 3, queueSize: 64)
         let loss = MemoryLoss()
-        let memory = try InflightMemory(area, descriptor: file, loss: loss)
+        let memory = try InflightMemory(area, descriptor: file.rawValue, loss: loss)
         let region = try #require(memory.region(2))
         region.take(1, counter: 1)
         #expect(!loss.hasHappened)
-        try #require(ftruncate(file, 0) == 0)
+        try Self.shorten(file)
         region.take(2, counter: 2)
         #expect(loss.hasHappened)
     }

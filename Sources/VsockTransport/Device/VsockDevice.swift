@@ -330,13 +330,8 @@ final class VsockDevice: LoopTask {
     }
 
     private func updateDeadline() {
-        let deadlines = (hostSide.nextDeadline, transmitQueue == nil ? nil : interrupts.deadline)
-        let earliest =
-            switch deadlines {
-            case (let host?, let interrupt?): min(host, interrupt)
-            case (let host, let interrupt): host ?? interrupt
-            }
-        loop.setDeadline(earliest, for: self)
+        let interrupt = transmitQueue == nil ? nil : interrupts.deadline
+        loop.setDeadline(Instant.earliest(hostSide.nextDeadline, interrupt), for: self)
     }
 
     func queueBroke(_ index: Int, _ error: VirtqueueError) {
