@@ -34,7 +34,7 @@ extension DeviceQueue {
     /// Decides, for all chains published since the last decision, whether the driver wants a notification (vhost-user
     /// "call"). With event index the first decision that covers any chain is always `true`.
     public mutating func needsNotification() -> Bool {
-        guard suppression.hasPending else { return false }
+        guard suppression.undecidedCount > 0 else { return false }
         notificationFence()
         if features.eventIndex {
             return suppression.decide(event: available.usedEvent, index: publishedUsed)

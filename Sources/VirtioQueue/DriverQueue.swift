@@ -176,7 +176,7 @@ public struct DriverQueue: ~Copyable, @unchecked Sendable {
     /// Decides, for all chains published since the last decision, whether the device wants a kick.
     /// With event index the first decision that covers any chain is always `true`.
     public mutating func needsKick() -> Bool {
-        guard suppression.hasPending else { return false }
+        guard suppression.undecidedCount > 0 else { return false }
         notificationFence()
         if features.eventIndex {
             return suppression.decide(event: used.availableEvent, index: publishedAvailable)

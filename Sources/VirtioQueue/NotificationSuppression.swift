@@ -38,9 +38,7 @@ package struct NotificationSuppression {
         pendingCount = min(pendingCount &+ UInt32(count), 0x1_0000)
     }
 
-    @inline(__always)
-    package var hasPending: Bool { pendingCount > 0 }
-
+    /// How many no decision has covered yet, up to 65536.
     @inline(__always)
     package var undecidedCount: Int { Int(pendingCount) }
 

@@ -46,7 +46,7 @@ struct PassedSocketTests {
         let events = try DescriptorIO.waitUntilReady(
             ours.rawValue, for: [.readable, .readHangUp], timeoutNanoseconds: 0)
         #expect(events.isEmpty)
-        #expect(try device.inspect { $0.notifier != nil })
+        #expect(try device.inspect { $0.frontend != nil })
     }
 
     /// Connects, passes the connection, and closes it.

@@ -73,7 +73,7 @@ final class SocketDeviceHost: DeviceHost, PacketCarrier, @unchecked Sendable {
         buffers.release()
         if buffers.publish() {
             device?.counters.notifications += 1
-            device?.notifier?.notify(queue: VsockDevice.QueueIndex.receive)
+            device?.frontend?.notify(queue: VsockDevice.QueueIndex.receive)
         }
         device?.tap?.batchEnded()
     }

@@ -11,7 +11,7 @@ import VsockSystem
 import VsockWire
 
 /// See the top of the file.
-final class VhostUserSession: PollHandler, QueueNotifier {
+final class VhostUserSession: PollHandler, VsockDeviceFrontend {
     /// Virtio 1.0 and later; legacy drivers are not served.
     private static let versionOneFeature: UInt64 = 1 << 32
     /// Messages before other VMs of the thread have their turn: a monitor can send them as fast as they are read.
@@ -77,7 +77,7 @@ final class VhostUserSession: PollHandler, QueueNotifier {
             ).bytes)
         super.init()
         watch = try loop.watch(self.descriptor.rawValue, [.readable, .readHangUp], self)
-        device.notifier = self
+        device.frontend = self
         device.memoryLoss.reset()
     }
 
@@ -99,10 +99,10 @@ final class VhostUserSession: PollHandler, QueueNotifier {
         device.driverLeft()
         device.setMemory(nil)
         device.memoryLoss.reset()
-        if device.notifier === self { device.notifier = nil }
+        if device.frontend === self { device.frontend = nil }
     }
 
-    // MARK: QueueNotifier
+    // MARK: VsockDeviceFrontend
 
     func notify(queue: Int) {
         if let call = queues[queue].call?.rawValue { _ = EventNotifier.signal(call) }

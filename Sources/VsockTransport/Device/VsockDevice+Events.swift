@@ -25,7 +25,7 @@ extension VsockDevice {
         }
         guard queue.ring.needsNotification() else { return }
         counters.notifications += 1
-        notifier?.notify(queue: QueueIndex.event)
+        frontend?.notify(queue: QueueIndex.event)
     }
 
     /// Uses one buffer; false when there is none.

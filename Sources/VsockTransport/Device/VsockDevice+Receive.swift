@@ -37,6 +37,6 @@ extension VsockDevice {
         if buffers.takesPayload() { alternation.sawPayload(.toGuest) }
         guard buffers.publish() else { return }
         counters.notifications += 1
-        notifier?.notify(queue: QueueIndex.receive)
+        frontend?.notify(queue: QueueIndex.receive)
     }
 }

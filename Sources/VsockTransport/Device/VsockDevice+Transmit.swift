@@ -112,7 +112,7 @@ extension VsockDevice {
     /// Signals the call descriptor of the transmit queue.
     func interrupt() {
         counters.notifications += 1
-        notifier?.notify(queue: QueueIndex.transmit)
+        frontend?.notify(queue: QueueIndex.transmit)
     }
 
     /// Whether it was about a connection as such.

@@ -19,8 +19,8 @@ import VsockCore
 import VsockSystem
 import VsockWire
 
-/// Tells the guest's driver that a queue has news.
-protocol QueueNotifier: AnyObject {
+/// What the device has to say to the monitor and the driver that it serves.
+protocol VsockDeviceFrontend: AnyObject {
     /// Signals the queue's call descriptor.
     func notify(queue: Int)
     /// Reports a queue that is broken: its error descriptor is signalled.
@@ -64,7 +64,7 @@ final class VsockDevice: LoopTask {
         didSet { buffers?.tap = tap }
     }
     private let traceLog: PacketTraceLog?
-    weak var notifier: (any QueueNotifier)?
+    weak var frontend: (any VsockDeviceFrontend)?
     /// What the session's mappings report.
     let memoryLoss: MemoryLoss
 
@@ -272,7 +272,7 @@ final class VsockDevice: LoopTask {
         hostSide.exclusively {
             let hasMore = runExclusively()
             guard memoryLoss.hasHappened else { return hasMore }
-            notifier?.memoryLost()
+            frontend?.memoryLost()
             return hasMore && isReady
         }
     }
@@ -337,7 +337,7 @@ final class VsockDevice: LoopTask {
     func queueBroke(_ index: Int, _ error: VirtqueueError) {
         log.error("queue broken; the device is stopped", metadata: ["queue": "\(index)", "error": "\(error)"])
         counters.brokenQueues += 1
-        notifier?.reportBroken(queue: index, error)
+        frontend?.reportBroken(queue: index, error)
         driverLeft()
     }
 }

@@ -68,7 +68,7 @@ package final class SimulatedDaemon {
                 continue
             }
             let calls = Calls()
-            device.notifier = calls
+            device.frontend = calls
             machines.append(
                 Machine(
                     device: device, host: host, siblings: router?.siblings, listener: listener, worker: worker,
@@ -153,7 +153,7 @@ package final class SimulatedDaemon {
         return census
     }
 
-    private final class Calls: QueueNotifier {
+    private final class Calls: VsockDeviceFrontend {
         weak var driver: (any SimulatedDriver)?
         func notify(queue: Int) { driver?.called(queue: queue) }
         func reportBroken(queue: Int, _ error: VirtqueueError) { driver?.queueBroken(queue) }
