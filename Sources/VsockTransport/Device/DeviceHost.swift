@@ -29,7 +29,10 @@ protocol DeviceHost: AnyObject {
     /// Takes one packet from the guest; its payload lies in `segments`, which stay valid until ``flush()``.
     func receive(
         _ header: PacketHeader, marker: SequenceHeader?, payload: Range<Int>, in segments: borrowing SegmentList)
-    /// A batch of packets has ended.
+    /// A batch of packets has ended. True if the guest gets credit back for them that is worth an interrupt before their
+    /// payload leaves.
+    func returnCreditEarly() -> Bool
+    /// What is left of a batch of packets leaves.
     func flush()
     /// Fills the guest's buffers; true when it ran out of them.
     func transmit(into buffers: GuestBuffers) throws(VirtqueueError) -> Bool
@@ -43,4 +46,6 @@ protocol DeviceHost: AnyObject {
 
 extension DeviceHost {
     var isPolled: Bool { false }
+
+    func returnCreditEarly() -> Bool { false }
 }

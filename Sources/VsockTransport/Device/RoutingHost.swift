@@ -57,6 +57,8 @@ final class RoutingHost: DeviceHost {
         }
     }
 
+    func returnCreditEarly() -> Bool { host.returnCreditEarly() }
+
     func flush() {
         host.flush()
         siblings.flush()

@@ -34,6 +34,15 @@ extension VsockDevice {
             queueBroke(QueueIndex.transmit, error)
             return false
         }
+        if hostSide.returnCreditEarly() {
+            processReceiveQueue()
+            guard transmitQueue != nil else {
+                // The receive queue is broken, and the connections have ended with it.
+                hostSide.flush()
+                segments.removeAll()
+                return false
+            }
+        }
         finishBatch(queue)
         guard !hasMore else { return true }
         // Without room for replies, packets wait until the guest has taken some.

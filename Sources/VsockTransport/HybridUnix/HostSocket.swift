@@ -59,6 +59,8 @@ final class HostSocket: PollHandler {
     @exclusivity(unchecked) var maximumRecordByteCount = 0
     /// Bytes of the open record in the backlog that are consumed already.
     @exclusivity(unchecked) var consumedOfOpenRecord = 0
+    /// Bytes of a stream, the next to leave, that are consumed already.
+    @exclusivity(unchecked) var consumedOfStream = 0
     @exclusivity(unchecked) var backlog = Backlog()
     /// Records that have been read and not sent: they did not fit into the guest's buffers, or the credit.
     @exclusivity(unchecked) var staged = Backlog()

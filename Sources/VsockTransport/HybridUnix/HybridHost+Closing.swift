@@ -99,7 +99,7 @@ extension HybridHost {
         let count = socket.backlog.unconsumedByteCount(consumedOfOpenRecord: socket.consumedOfOpenRecord)
         socket.backlog.removeAll()
         socket.consumedOfOpenRecord = 0
-        endpoint.consume(socket.id, byteCount: count)
+        consumeStream(socket, byteCount: count)
     }
 
     /// Closes the descriptor. What the host program has sent and nobody wants is read first: closing with unread

@@ -7,6 +7,11 @@
 // Bytes are consumed (their credit returned) when they have left. In a framing whose records may be larger than the
 // buffer, a record that is not complete must be consumed earlier: what exceeds half of the buffer is, so that a
 // host program which does not read still holds the guest back.
+//
+// Of a stream that flows, the credit of a batch is returned just before it is written. The guest goes on meanwhile, and,
+// what matters more, it is awake: the write wakes the host program, and the kernel wakes whoever it can on a processor that
+// is idle. A program that stays on the device's processor reads from its cache, for two thirds of the cost. So at most one
+// batch more than the guest's credit can be in the backlog.
 
 import VirtioQueue
 import VsockCore
@@ -14,6 +19,9 @@ import VsockSystem
 import VsockWire
 
 extension HybridHost {
+    /// Bytes of a stream whose credit is returned before they are written, unless a quarter of the guest's credit is less.
+    private static var earlyCreditByteCount: Int { 64 * 1024 }
+
     /// Takes the payload of one packet as its verdict says.
     func deliver(
         _ socket: HostSocket, _ verdict: PayloadVerdict, payload: Range<Int>, in segments: borrowing SegmentList
@@ -41,6 +49,16 @@ extension HybridHost {
         }
     }
 
+    func returnCreditEarly() -> Bool {
+        let minimumByteCount = min(Self.earlyCreditByteCount, Int(endpoint.configuration.bufferByteCount / 4))
+        guard let socket = gatheringSocket, socket.type == .stream, gathering.byteCount >= minimumByteCount,
+            socket.backlog.isEmpty, socket.isWritable, !socket.isWriteClosed
+        else { return false }
+        socket.consumedOfStream = gathering.byteCount
+        endpoint.consume(socket.id, byteCount: gathering.byteCount)
+        return endpoint.hasControlPackets
+    }
+
     /// Writes what was gathered; afterwards guest memory is no longer needed.
     func flush() {
         guard let socket = gatheringSocket else { return }
@@ -51,7 +69,7 @@ extension HybridHost {
         if gathering.recordCount > 0 { sendRecords(socket) }
         guard gathering.byteCount > 0 else { return }
         guard !memoryLoss.hasHappened else { return abortForLostMemory(socket) }
-        guard !socket.isWriteClosed else { return endpoint.consume(socket.id, byteCount: gathering.byteCount) }
+        guard !socket.isWriteClosed else { return consumeStream(socket, byteCount: gathering.byteCount) }
         guard socket.type == .stream, socket.backlog.isEmpty, socket.isWritable else {
             return appendToBacklog(socket, from: 0)
         }
@@ -60,12 +78,12 @@ extension HybridHost {
         }
         switch result {
         case .count(let count):
-            endpoint.consume(socket.id, byteCount: count)
+            consumeStream(socket, byteCount: count)
             if count < gathering.byteCount { appendToBacklog(socket, from: count) }
         case .wouldBlock:
             appendToBacklog(socket, from: 0)
         case .failed(let errno):
-            endpoint.consume(socket.id, byteCount: gathering.byteCount)
+            consumeStream(socket, byteCount: gathering.byteCount)
             writeFailed(socket, errno)
         }
     }
@@ -85,7 +103,7 @@ extension HybridHost {
             switch result {
             case .count(let count) where socket.type == .stream:
                 socket.backlog.removeFirst(count)
-                endpoint.consume(socket.id, byteCount: count)
+                consumeStream(socket, byteCount: count)
             case .count:
                 let count = socket.backlog.firstRecordByteCount
                 let early = socket.backlog.removeFirstRecord()
@@ -187,6 +205,13 @@ extension HybridHost {
         if socket.backlog.openRecordByteCount > socket.maximumRecordByteCount {
             abort(socket, "a record is larger than the host socket can carry")
         }
+    }
+
+    /// The next bytes of a stream have left, or never will.
+    func consumeStream(_ socket: HostSocket, byteCount: Int) {
+        let early = min(socket.consumedOfStream, byteCount)
+        socket.consumedOfStream -= early
+        endpoint.consume(socket.id, byteCount: byteCount - early)
     }
 
     private func consumeOpenRecord(_ socket: HostSocket) {

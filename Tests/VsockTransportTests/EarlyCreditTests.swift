@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+
+import Testing
+import VirtioQueue
+import VsockCore
+import VsockSystem
+import VsockTestSupport
+import VsockWire
+
+@testable import VsockTransport
+
+@Suite("Credit for a stream that flows, before it is written")
+struct EarlyCreditTests {
+    private static let transmit = VsockDevice.QueueIndex.transmit
+    private static let receive = VsockDevice.QueueIndex.receive
+    private static let payloadByteCount = 64 * 1024
+
+    /// A guest with a stream to a host program, and one packet that it sends again and again.
+    private struct Flow {
+        let device: TestDevice
+        let guest: RingGuest
+        let host: HostProgram
+        let packet: Descriptor
+        let payload = pattern(EarlyCreditTests.payloadByteCount)
+
+        init() throws {
+            device = try TestDevice()
+            guest = try RingGuest(device)
+            let listener = try device.listen(.stream, port: 5000)
+            try guest.post([64])
+            try guest.send(guest.packet(.request))
+            host = try listener.take()
+            let response = try guest.next()
+            #expect(response?.header.operation == .response)
+            _ = try guest.used(EarlyCreditTests.transmit)
+            packet = guest.place(
+                guest.packet(.readWrite, payloadByteCount: payload.count).encoded + payload)
+        }
+
+        /// Sends the packet so often, at once.
+        func send(_ count: Int) {
+            for _ in 0..<count { guest.rings[EarlyCreditTests.transmit].submit([packet]) }
+            guest.kick(EarlyCreditTests.transmit)
+        }
+
+        /// Waits until the device has returned as many.
+        func takeBack(_ count: Int) throws {
+            for _ in 0..<count { _ = try guest.used(EarlyCreditTests.transmit) }
+        }
+
+        func inspect<Result: Sendable>(_ body: @Sendable @escaping (HostSocket, borrowing Endpoint) -> Result) throws
+            -> Result?
+        {
+            try device.inspect { device in
+                device.host.sockets.compactMap { $0 }.first.map { body($0, device.host.endpoint) }
+            }
+        }
+    }
+
+    @Test("the guest has its credit before the host program has the bytes")
+    func creditComesFirst() throws {
+        let flow = try Flow()
+        let count = Int(VsockDeviceConfiguration.defaultBufferByteCount) / Self.payloadByteCount
+        for _ in 1...50 {
+            try flow.guest.post([64])
+            let index = flow.guest.rings[Self.receive].used.acquireIndex()
+            flow.send(count)
+            // The first byte of the packet that uses the credit up.
+            _ = try flow.host.receive(exactly: (count - 1) * Self.payloadByteCount + 1)
+            #expect(flow.guest.rings[Self.receive].used.acquireIndex() != index)
+            _ = try flow.host.receive(exactly: Self.payloadByteCount - 1)
+            let update = try #require(try flow.guest.next())
+            #expect(update.header.operation == .creditUpdate)
+            try flow.takeBack(count)
+        }
+    }
+
+    @Test("bytes that have their credit and do not fit into the host's socket: nothing is lost or counted twice")
+    func fullSocket() throws {
+        let flow = try Flow()
+        for _ in 0..<8 { try flow.guest.post([64]) }
+        var sentCount = 0
+        // Two at a time, as one batch, until the socket is full.
+        while try flow.inspect({ socket, _ in socket.backlog.isEmpty }) == true {
+            flow.send(2)
+            sentCount += 2
+            try flow.takeBack(2)
+            try #require(sentCount < 64, "the socket takes everything")
+        }
+        let early = try flow.inspect { socket, _ in (socket.backlog.byteCount, socket.consumedOfStream) }
+        #expect(early.map { $0.0 > 0 && $0.0 == $0.1 } == true)
+        #expect(try flow.inspect { Self.unreadByteCount($1) } == 0)
+        // The next batch gets none: the host program does not read.
+        flow.send(2)
+        sentCount += 2
+        try flow.takeBack(2)
+        #expect(try flow.inspect { Self.unreadByteCount($1) } == 2 * Self.payloadByteCount)
+        for _ in 0..<sentCount {
+            #expect(try flow.host.receive(exactly: Self.payloadByteCount) == flow.payload)
+        }
+        try eventually { try flow.inspect { Self.unreadByteCount($1) } == 0 }
+        #expect(try flow.inspect { socket, _ in socket.consumedOfStream } == 0)
+    }
+
+    @Test(
+        "a host program that wants no more of what has its credit: it counts as read, once",
+        arguments: [false, true])
+    func shutSocket(isFull: Bool) throws {
+        let flow = try Flow()
+        for _ in 0..<8 { try flow.guest.post([64]) }
+        if isFull {
+            while try flow.inspect({ socket, _ in socket.backlog.isEmpty }) == true {
+                flow.send(2)
+                try flow.takeBack(2)
+            }
+            let held = try flow.inspect { socket, _ in socket.backlog.byteCount } ?? 0
+            let sent = try flow.inspect { _, endpoint in endpoint.counters.receivedBytes } ?? 0
+            try flow.host.shutdown(.receive)
+            // There is room again, and the device finds the socket shut.
+            _ = try flow.host.receive(exactly: sent - held)
+        } else {
+            try flow.host.shutdown(.receive)
+            flow.send(2)
+            try flow.takeBack(2)
+        }
+        // The guest is told not to send any more.
+        var last: Packet?
+        while last?.header.operation != .shutdown { last = try flow.guest.next() }
+        let sent = try flow.inspect { _, endpoint in endpoint.counters.receivedBytes }
+        #expect(last.map { Int($0.header.forwardedCount) } == sent)
+    }
+
+    private static func unreadByteCount(_ endpoint: borrowing Endpoint) -> Int {
+        var count = 0
+        for id in endpoint.connectionIDs { count += Int(endpoint.snapshot(id)?.credit.receivedByteCount ?? 0) }
+        return count
+    }
+}
