@@ -241,8 +241,47 @@ struct PeerFollowingTests {
         // Larger messages cost less everywhere, and here no less than there.
         machine.near = (3_000_000, 0.3)
         machine.far = (3_000_000, 0.3)
-        machine.turns(PeerFollowing.proofWindowCount + 10)
+        machine.turns(PeerFollowing.proofWindowCount + 9)
         #expect(machine.following.bound == nil)
+        // A free thread sees what they cost now, and finds nothing better.
+        machine.turns(1 + 2 * PeerFollowing.trialLimit)
+        #expect(machine.following.bound == nil)
+        let bindCount = machine.binds.count
+        machine.turns(90)
+        #expect(machine.binds.count == bindCount, "it pauses")
+    }
+
+    @Test("a program that moves again and again is followed as long as the thread is better off than free")
+    func restlessProgram() throws {
+        var machine = try #require(Machine(processorCount: 2))
+        machine.turns(Self.findingCount)
+        var freeCount = 0
+        let count = 4000
+        for turn in 0..<count {
+            if turn % 6 == 0 { machine.peer = 1 - machine.peer }
+            if machine.following.bound == nil { machine.thread = 1 - machine.peer }
+            machine.turn()
+            freeCount += machine.following.bound == nil ? 1 : 0
+        }
+        // Now and then it is free, to see what a byte costs then, and never for as long as a pause.
+        #expect(freeCount > 0)
+        #expect(freeCount < count / 50)
+        // When it no longer is better off, it rests.
+        machine.near.cost = machine.far.cost * 0.95
+        machine.turns(PeerFollowing.proofWindowCount + 100)
+        #expect(machine.following.bound == nil)
+    }
+
+    @Test("a processor that is better than none is left while a better one is known")
+    func secondBest() throws {
+        var machine = try #require(Machine(processorCount: 2))
+        machine.turns(Self.findingCount + 40)
+        #expect(machine.isWithPeer)
+        // The program is elsewhere, and a byte costs more than with it, but less than it has cost the free thread.
+        machine.peer = 1
+        machine.far.cost *= PeerFollowing.worthwhileCost * 0.95
+        machine.turns(3)
+        #expect(machine.isWithPeer)
     }
 
     @Test("a thread that the kernel has put to the program, by chance, is kept there")

@@ -11,7 +11,7 @@
 //              busy for eight windows          cheaper by three tenths
 //      free ------------------------> trying --------------------------> following
 //       ^                              |  ^                               |  |  |
-//       |  eight in vain: a pause      |  |  dearer: the peer has left;   |  |  |
+//       |  eight in vain, or a proof   |  |  dearer: the peer has left;   |  |  |
 //       +------------------------------+  |  or time for a proof          |  |  |
 //       |                                 +-------------------------------+  |  |
 //       |  less is carried: a pause                                          |  |
@@ -20,7 +20,8 @@
 //       +-----------------------------------------------------------------------+
 //
 // A trial that finds a byte dearer than where the thread was makes it follow there. A peer that is gone during a trial, or
-// soon after, and a proof in vain are failures, too: a pause comes after them.
+// soon after, and a proof in vain are failures, too. A pause comes after a failure, unless the thread is better off than
+// free in spite of all its trials: then it tries on, and now and then is free for a moment, to see what that costs today.
 //
 // A window is a millisecond or more of the thread's work. A single one tells that a processor is good, or that a byte costs
 // just what it costs elsewhere; nothing else: who has just come, or has been disturbed, has a dear one anywhere.
@@ -77,6 +78,54 @@ struct PeerFollowing {
         }
     }
 
+    /// All that has happened since the thread was free.
+    private struct Chase {
+        /// Windows that are looked back at, and those after which what they are measured by is too old.
+        static let recentWindowCount = 128
+        static let longestWindowCount = 1024
+        /// How much of its cost a byte may have, with all trials, for more of them to be worthwhile.
+        static let worthwhileCost = 0.85
+        /// How fast a cost is forgotten that a byte no longer has.
+        static let forgetting = 1.0005
+
+        let reference: Performance
+        /// Of the recent windows.
+        var sum = TrafficWindow()
+        var sumCount = 0
+        var count = 0
+        /// The least that a byte has cost for some windows.
+        var bestCost = Double.infinity
+
+        mutating func add(_ window: TrafficWindow) {
+            sum.add(window)
+            sumCount += 1
+            count += 1
+            if sumCount >= Self.recentWindowCount {
+                sum.halve()
+                sumCount /= 2
+            }
+        }
+
+        /// Whether the thread is better off than free, in spite of the trials.
+        var pays: Bool {
+            sumCount >= PeerFollowing.referenceWindowCount && sum.cost <= reference.cost * Self.worthwhileCost
+                && sum.rate >= reference.rate * PeerFollowing.tolerableRate
+        }
+
+        /// Whether a byte that costs so much at a processor that is tried costs about as little as it can.
+        func isGood(_ cost: Double) -> Bool { cost <= bestCost * PeerFollowing.tolerableCost }
+
+        /// Whether it costs more at a processor than it has cost there, or elsewhere in this chase.
+        func isDear(_ cost: Double, _ following: Following) -> Bool {
+            let usual = min(following.cost, bestCost) * PeerFollowing.tolerableCost
+            let worthwhile = following.reference.cost * PeerFollowing.worthwhileCost
+            return cost > (bestCost.isFinite ? usual : max(usual, worthwhile))
+        }
+
+        /// A byte costs so much where the thread has been for some windows.
+        mutating func follows(at cost: Double) { bestCost = min(bestCost * Self.forgetting, cost) }
+    }
+
     private enum State {
         /// The sum of so many busy windows in a row with one peer.
         case free(TrafficWindow, count: Int)
@@ -114,6 +163,8 @@ struct PeerFollowing {
 
     private let processors: [Int]
     private var state = State.free(TrafficWindow(), count: 0)
+    /// nil while the thread is free.
+    private var chase: Chase?
     /// The processor that was tried last: the next try goes on from there.
     private var cursor: Int
     private var pause = Self.firstPause
@@ -142,7 +193,8 @@ struct PeerFollowing {
 
     /// A window has ended at `now`, on `processor`.
     mutating func ended(_ window: TrafficWindow, processor: Int, now: UInt64) -> Move? {
-        switch state {
+        chase?.add(window)
+        return switch state {
         case .free(let sum, let count): free(sum, count, window, processor, now)
         case .trying(let trial): judge(trial, window, now)
         case .following(let following): follow(following, window, now)
@@ -172,6 +224,7 @@ struct PeerFollowing {
         }
         uselessCount = 0
         let reference = Performance(peer: peer, sum)
+        chase = Chase(reference: reference)
         return tryNext(
             than: processor, reference: reference,
             home: Following(processor: processor, reference: reference, cost: reference.cost))
@@ -179,7 +232,16 @@ struct PeerFollowing {
 
     private mutating func release() -> Move {
         state = .free(TrafficWindow(), count: 0)
+        chase = nil
         return .release
+    }
+
+    /// Tries on, if the thread is better off with all its trials than free.
+    private mutating func goOn(than processor: Int, _ now: UInt64) -> Move {
+        guard let chase, chase.pays else { return giveUp(now) }
+        guard chase.count < Chase.longestWindowCount else { return release() }
+        uselessCount = 0
+        return tryNext(than: processor, reference: chase.reference)
     }
 
     private mutating func giveUp(_ now: UInt64) -> Move {
@@ -210,7 +272,7 @@ struct PeerFollowing {
         let reference = trial.reference
         let isPeers = window.peer == reference.peer
         let isTaken = window.rate < reference.rate * Self.sufficientRate
-        if isPeers, !isTaken, window.cost <= reference.cost * Self.worthwhileCost {
+        if isPeers, !isTaken, window.cost <= reference.cost * Self.worthwhileCost, chase?.isGood(window.cost) ?? true {
             state = .following(Following(processor: trial.processor, reference: reference, cost: window.cost))
             return nil
         }
@@ -231,9 +293,13 @@ struct PeerFollowing {
             state = .following(home)
             return .bind(home.processor)
         }
-        guard trial.count < trial.limit else { return giveUp(now) }
-        return tryNext(
-            than: trial.processor, reference: reference, count: trial.count, limit: trial.limit, home: trial.home)
+        guard trial.count >= trial.limit else {
+            return tryNext(
+                than: trial.processor, reference: reference, count: trial.count, limit: trial.limit, home: trial.home)
+        }
+        // A proof that shows nothing: what a byte costs a thread that is free is no longer known.
+        guard trial.limit > 1 else { return chase?.pays == true ? release() : giveUp(now) }
+        return goOn(than: trial.processor, now)
     }
 
     // MARK: Following
@@ -250,7 +316,7 @@ struct PeerFollowing {
             following.recentCount += 1
         }
         let isTaken = window.rate < reference.rate * Self.sufficientRate
-        let isDear = window.cost > max(following.cost * Self.tolerableCost, reference.cost * Self.worthwhileCost)
+        let isDear = chase?.isDear(window.cost, following) ?? true
         if !isPeers || isTaken || isDear {
             // As dear as elsewhere, no more and no less, is no chance.
             let isElsewhere = isPeers && isDear && abs(window.cost / reference.cost - 1) < Self.costDeviation
@@ -262,6 +328,7 @@ struct PeerFollowing {
         }
         following.badCount = 0
         following.cost += (window.cost - following.cost) / 8
+        if following.count >= Self.usefulWindowCount { chase?.follows(at: following.cost) }
         if following.recentCount >= Self.rateWindowCount {
             guard following.recent.rate >= reference.rate * Self.tolerableRate else { return giveUp(now) }
             if following.count >= Self.proofWindowCount { return prove(following) }
@@ -276,7 +343,7 @@ struct PeerFollowing {
     private mutating func left(_ following: Following, _ now: UInt64) -> Move {
         if following.count < Self.usefulWindowCount {
             uselessCount += 1
-            guard uselessCount < Self.uselessLimit else { return giveUp(now) }
+            guard uselessCount < Self.uselessLimit else { return goOn(than: following.processor, now) }
         }
         return tryNext(than: following.processor, reference: following.reference)
     }

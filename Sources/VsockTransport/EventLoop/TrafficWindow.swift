@@ -46,6 +46,14 @@ struct TrafficWindow: Equatable, Sendable {
         lead -= min(lead, count)
     }
 
+    /// Half of everything: what comes after it counts for more.
+    mutating func halve() {
+        byteCount /= 2
+        lead /= 2
+        busyNanoseconds /= 2
+        nanoseconds /= 2
+    }
+
     /// Another window has come after this one.
     mutating func add(_ other: TrafficWindow) {
         byteCount += other.byteCount
