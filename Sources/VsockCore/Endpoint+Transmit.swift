@@ -10,6 +10,11 @@ extension Endpoint {
     /// Whether ``nextControlPacket()`` has something to say.
     public var hasControlPackets: Bool { replyHead < replies.count || !controlQueue.isEmpty }
 
+    /// Whether a credit update of this connection is among that.
+    public func owesCreditUpdate(_ id: ConnectionID) -> Bool {
+        slot(id).map { connections[$0].pending.contains(.creditUpdate) } ?? false
+    }
+
     /// The next packet without payload of the application; nil when there is none.
     public mutating func nextControlPacket() -> PacketHeader? {
         if replyHead < replies.count {

@@ -40,7 +40,7 @@ struct DeviceLimitTests {
     func connections() throws {
         for name in [DeviceLimits.Name.connections, .queuedBytes] {
             let device = try TestDevice {
-                $0.limits[name] = name == .connections ? 2 : 2 * Int($0.bufferByteCount) + 1
+                $0.limits[name] = name == .connections ? 2 : 2 * $0.connectionByteCount + 1
             }
             let guest = PacketGuest(try device.driver())
             let listener = try device.listen(.stream, port: 5000)

@@ -39,13 +39,27 @@ struct EarlyCreditTests {
 
         /// Sends the packet so often, at once.
         func send(_ count: Int) {
-            for _ in 0..<count { guest.rings[EarlyCreditTests.transmit].submit([packet]) }
+            let heads = (0..<count).map { _ in guest.rings[EarlyCreditTests.transmit].place([packet]) }
+            guest.rings[EarlyCreditTests.transmit].offer(heads)
             guest.kick(EarlyCreditTests.transmit)
         }
 
         /// Waits until the device has returned as many.
         func takeBack(_ count: Int) throws {
             for _ in 0..<count { _ = try guest.used(EarlyCreditTests.transmit) }
+        }
+
+        /// Sends two packets at a time, as one batch, until the host's socket is full; returns how many.
+        @discardableResult
+        func fill() throws -> Int {
+            var count = 0
+            while try inspect({ socket, _ in socket.backlog.isEmpty }) == true {
+                send(2)
+                count += 2
+                try takeBack(2)
+                try #require(count < 64, "the socket takes everything")
+            }
+            return count
         }
 
         func inspect<Result: Sendable>(_ body: @Sendable @escaping (HostSocket, borrowing Endpoint) -> Result) throws
@@ -79,14 +93,7 @@ struct EarlyCreditTests {
     func fullSocket() throws {
         let flow = try Flow()
         for _ in 0..<8 { try flow.guest.post([64]) }
-        var sentCount = 0
-        // Two at a time, as one batch, until the socket is full.
-        while try flow.inspect({ socket, _ in socket.backlog.isEmpty }) == true {
-            flow.send(2)
-            sentCount += 2
-            try flow.takeBack(2)
-            try #require(sentCount < 64, "the socket takes everything")
-        }
+        var sentCount = try flow.fill()
         let early = try flow.inspect { socket, _ in (socket.backlog.byteCount, socket.consumedOfStream) }
         #expect(early.map { $0.0 > 0 && $0.0 == $0.1 } == true)
         #expect(try flow.inspect { Self.unreadByteCount($1) } == 0)
@@ -109,10 +116,7 @@ struct EarlyCreditTests {
         let flow = try Flow()
         for _ in 0..<8 { try flow.guest.post([64]) }
         if isFull {
-            while try flow.inspect({ socket, _ in socket.backlog.isEmpty }) == true {
-                flow.send(2)
-                try flow.takeBack(2)
-            }
+            try flow.fill()
             let held = try flow.inspect { socket, _ in socket.backlog.byteCount } ?? 0
             let sent = try flow.inspect { _, endpoint in endpoint.counters.receivedBytes } ?? 0
             try flow.host.shutdown(.receive)

@@ -78,7 +78,7 @@ struct MalformedChainTests {
             first.flags = Descriptor.nextFlag
             first.next = defect == .loop ? 30 : 1000
             guest.rings[Self.transmit].write(first, at: 30)
-            guest.rings[Self.transmit].offer(30)
+            guest.rings[Self.transmit].offer([30])
             return 30
         }
     }
@@ -119,7 +119,7 @@ struct MalformedChainTests {
         loop.flags |= Descriptor.nextFlag
         loop.next = 60
         guest.rings[Self.receive].write(loop, at: 60)
-        guest.rings[Self.receive].offer(60)
+        guest.rings[Self.receive].offer([60])
         try guest.post([100])
         try guest.send(guest.packet(.request, to: 1))
         #expect(try guest.used(Self.receive).byteCount == 0)
@@ -151,7 +151,7 @@ struct MalformedChainTests {
                 for port: UInt32 in 1...4 { try guest.send(guest.packet(.request, from: port, to: 1)) }
                 for _ in 0..<3 { _ = try guest.next() }
             }
-            guest.rings[queue].offer(64)
+            guest.rings[queue].offer([64])
         }
         guest.kick(queue)
         if queue == Self.receive { try? host.send(pattern(1000)) }

@@ -251,25 +251,45 @@ struct PeerFollowingTests {
         #expect(machine.binds.count == bindCount, "it pauses")
     }
 
-    @Test("a program that moves again and again is followed as long as the thread is better off than free")
-    func restlessProgram() throws {
+    @Test(
+        "a program that moves again and again is followed as long as the thread is better off than free",
+        arguments: [6, 20])
+    func restlessProgram(period: Int) throws {
         var machine = try #require(Machine(processorCount: 2))
         machine.turns(Self.findingCount)
-        var freeCount = 0
-        let count = 4000
-        for turn in 0..<count {
-            if turn % 6 == 0 { machine.peer = 1 - machine.peer }
-            if machine.following.bound == nil { machine.thread = 1 - machine.peer }
-            machine.turn()
-            freeCount += machine.following.bound == nil ? 1 : 0
+        /// Windows in which the thread is free, of so many.
+        func freeCount(of count: Int) -> Int {
+            (0..<count).count { turn in
+                if turn % period == 0 { machine.peer = 1 - machine.peer }
+                if machine.following.bound == nil { machine.thread = 1 - machine.peer }
+                machine.turn()
+                return machine.following.bound == nil
+            }
         }
-        // Now and then it is free, to see what a byte costs then, and never for as long as a pause.
-        #expect(freeCount > 0)
-        #expect(freeCount < count / 50)
+        // Now and then it is, to see what a byte costs then, and never for as long as a pause.
+        let count = freeCount(of: 4000)
+        #expect(count > 0)
+        #expect(count < 80)
         // When it no longer is better off, it rests.
         machine.near.cost = machine.far.cost * 0.95
-        machine.turns(PeerFollowing.proofWindowCount + 100)
-        #expect(machine.following.bound == nil)
+        _ = freeCount(of: PeerFollowing.proofWindowCount)
+        let restCount = freeCount(of: 1000)
+        #expect(restCount > 800)
+    }
+
+    @Test("what makes bytes dearer everywhere does not drive the thread from its program")
+    func dearerEverywhere() throws {
+        var machine = try #require(Machine(processorCount: 2))
+        machine.turns(Self.findingCount + 40)
+        #expect(machine.isWithPeer)
+        machine.near.cost *= 1.4
+        machine.far.cost *= 1.4
+        machine.turns(50)
+        #expect(machine.isWithPeer)
+        let bindCount = machine.binds.count
+        machine.turns(200)
+        #expect(machine.isWithPeer)
+        #expect(machine.binds.count == bindCount)
     }
 
     @Test("a processor that is better than none is left while a better one is known")

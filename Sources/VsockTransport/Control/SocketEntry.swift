@@ -29,7 +29,7 @@ public struct SocketEntry: Sendable, Equatable {
     public var local: VsockAddress
     /// The guest.
     public var peer: VsockAddress
-    /// Bytes of the guest that the program on this side has not taken.
+    /// Bytes of the guest that the program on this side has not taken, without those whose credit the guest has back.
     public var receiveQueueByteCount = 0
     /// Bytes for the guest that its program has not taken: those that have not been sent, and those under way.
     public var sendQueueByteCount = 0

@@ -29,10 +29,9 @@ protocol DeviceHost: AnyObject {
     /// Takes one packet from the guest; its payload lies in `segments`, which stay valid until ``flush()``.
     func receive(
         _ header: PacketHeader, marker: SequenceHeader?, payload: Range<Int>, in segments: borrowing SegmentList)
-    /// A batch of packets has ended. True if the guest gets credit back for them that is worth an interrupt before their
-    /// payload leaves.
-    func returnCreditEarly() -> Bool
-    /// What is left of a batch of packets leaves.
+    /// A batch of packets is about to leave: gives the guest credit back for them that it waits for.
+    func returnCreditEarly(into buffers: GuestBuffers) throws(VirtqueueError)
+    /// A batch of packets has ended: what is left of it leaves.
     func flush()
     /// Fills the guest's buffers; true when it ran out of them.
     func transmit(into buffers: GuestBuffers) throws(VirtqueueError) -> Bool
@@ -47,5 +46,5 @@ protocol DeviceHost: AnyObject {
 extension DeviceHost {
     var isPolled: Bool { false }
 
-    func returnCreditEarly() -> Bool { false }
+    func returnCreditEarly(into buffers: GuestBuffers) throws(VirtqueueError) {}
 }

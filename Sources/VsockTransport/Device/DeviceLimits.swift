@@ -20,8 +20,9 @@ public struct DeviceLimits: Sendable, Equatable {
         /// Programs on the host that leave within one second without having said CONNECT, or lose their place: each of
         /// them costs the thread of the device as much as some packets. Who comes then waits until the second is over.
         case failedClients = "max-failed-clients"
-        /// Bytes that connections may hold for readers who do not read. Each connection may hold its receive buffer, so
-        /// this limits connections, too; it is never exceeded by what is there already.
+        /// Bytes that connections may hold for readers who do not read. Each connection may hold its receive buffer, and a
+        /// batch of packets whose credit was returned before it left, so this limits connections, too; it is never exceeded
+        /// by what is there already.
         case queuedBytes = "max-queued-bytes"
         /// Records that one connection may hold; credit bounds all but those without a byte.
         case queuedRecords = "max-queued-records"
@@ -46,7 +47,7 @@ public struct DeviceLimits: Sendable, Equatable {
             // Some percent of a thread.
             case .failedClients, .failedRequests: 1000
             // All connections with the default buffer.
-            case .queuedBytes: 4 << 30
+            case .queuedBytes: 8 << 30
             // As many as the default buffer has bytes.
             case .queuedRecords: 256 * 1024
             case .lingering: 1024
@@ -107,6 +108,13 @@ public struct LimitEntry: Sendable, Equatable {
 }
 
 extension VsockDeviceConfiguration {
+    /// Bytes that one connection may hold: what the guest may send without new credit, after a batch whose credit was
+    /// returned before it left.
+    var connectionByteCount: Int {
+        let byteCount = Int(bufferByteCount)
+        return byteCount + min(byteCount, VsockDevice.largestBatchByteCount)
+    }
+
     /// What the device's endpoints are made of.
     var endpoint: EndpointConfiguration {
         var endpoint = EndpointConfiguration(
@@ -115,7 +123,7 @@ extension VsockDeviceConfiguration {
         endpoint.connectTimeoutNanoseconds = connectTimeoutNanoseconds
         endpoint.closeTimeoutNanoseconds = closeTimeoutNanoseconds
         endpoint.maximumConnectionCount = min(
-            limits[.connections], max(1, limits[.queuedBytes] / max(1, Int(bufferByteCount))))
+            limits[.connections], max(1, limits[.queuedBytes] / max(1, connectionByteCount)))
         endpoint.maximumHalfOpenCount = limits[.halfOpen]
         return endpoint
     }

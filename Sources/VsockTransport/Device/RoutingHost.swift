@@ -57,7 +57,9 @@ final class RoutingHost: DeviceHost {
         }
     }
 
-    func returnCreditEarly() -> Bool { host.returnCreditEarly() }
+    func returnCreditEarly(into buffers: GuestBuffers) throws(VirtqueueError) {
+        try host.returnCreditEarly(into: buffers)
+    }
 
     func flush() {
         host.flush()

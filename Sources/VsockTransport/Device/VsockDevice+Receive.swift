@@ -33,6 +33,19 @@ extension VsockDevice {
         publish(buffers)
     }
 
+    /// Gives the guest credit for a batch of packets that is about to leave.
+    func returnCreditEarly() {
+        guard let buffers, !isStarved else { return }
+        do throws(VirtqueueError) {
+            try hostSide.returnCreditEarly(into: buffers)
+        } catch {
+            hostSide.flush()
+            publish(buffers)
+            return queueBroke(QueueIndex.receive, error)
+        }
+        publish(buffers)
+    }
+
     private func publish(_ buffers: GuestBuffers) {
         if buffers.takesPayload() { alternation.sawPayload(.toGuest) }
         guard buffers.publish() else { return }

@@ -18,6 +18,8 @@ extension VsockDevice {
     /// Bytes taken before that: the guest sends on while the next batch is written, instead of waiting for the credit of
     /// all that it may have in flight.
     private static var batchByteCount: Int { 128 * 1024 }
+    /// Bytes that a batch can have: the last packet may begin just before that.
+    static var largestBatchByteCount: Int { batchByteCount + Int(PacketHeader.maximumPayloadByteCount) }
     /// What counts as so many bytes because it takes as long: opening or closing a socket, or a walk along a chain that
     /// leads nowhere.
     private static var sideWorkByteCount: Int { 8 * 1024 }
@@ -34,14 +36,11 @@ extension VsockDevice {
             queueBroke(QueueIndex.transmit, error)
             return false
         }
-        if hostSide.returnCreditEarly() {
-            processReceiveQueue()
-            guard transmitQueue != nil else {
-                // The receive queue is broken, and the connections have ended with it.
-                hostSide.flush()
-                segments.removeAll()
-                return false
-            }
+        returnCreditEarly()
+        guard transmitQueue != nil else {
+            // The receive queue is broken.
+            segments.removeAll()
+            return false
         }
         finishBatch(queue)
         guard !hasMore else { return true }

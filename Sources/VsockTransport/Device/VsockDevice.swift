@@ -156,7 +156,7 @@ final class VsockDevice: LoopTask {
         case .silentClients: return listener?.clientCount ?? 0
         case .failedClients: return listener?.failureCount ?? 0
         // What the connections may come to hold is set aside for them.
-        case .queuedBytes: return connections * Int(configuration.bufferByteCount)
+        case .queuedBytes: return connections * configuration.connectionByteCount
         case .lingering: return hybridHost?.lingering.count ?? 0
         case .siblingMessages: return siblings?.inbox.count ?? 0
         case .failedRequests: return siblings?.failureCount ?? 0

@@ -20,8 +20,8 @@
 //       +-----------------------------------------------------------------------+
 //
 // A trial that finds a byte dearer than where the thread was makes it follow there. A peer that is gone during a trial, or
-// soon after, and a proof in vain are failures, too. A pause comes after a failure, unless the thread is better off than
-// free in spite of all its trials: then it tries on, and now and then is free for a moment, to see what that costs today.
+// soon after, and a proof in vain are failures, too. A pause comes after a failure. But where the thread is better off than
+// free in spite of all its trials, it tries on; now and then it is free for a moment then, to see what that costs today.
 //
 // A window is a millisecond or more of the thread's work. A single one tells that a processor is good, or that a byte costs
 // just what it costs elsewhere; nothing else: who has just come, or has been disturbed, has a dear one anywhere.
@@ -85,7 +85,7 @@ struct PeerFollowing {
         static let longestWindowCount = 1024
         /// How much of its cost a byte may have, with all trials, for more of them to be worthwhile.
         static let worthwhileCost = 0.85
-        /// How fast a cost is forgotten that a byte no longer has.
+        /// How fast a cost is forgotten that a byte has had elsewhere, or before.
         static let forgetting = 1.0005
 
         let reference: Performance
@@ -105,6 +105,9 @@ struct PeerFollowing {
                 sumCount /= 2
             }
         }
+
+        /// Whether what a byte has cost the free thread still means something.
+        var isYoung: Bool { count < Self.longestWindowCount }
 
         /// Whether the thread is better off than free, in spite of the trials.
         var pays: Bool {
@@ -239,7 +242,6 @@ struct PeerFollowing {
     /// Tries on, if the thread is better off with all its trials than free.
     private mutating func goOn(than processor: Int, _ now: UInt64) -> Move {
         guard let chase, chase.pays else { return giveUp(now) }
-        guard chase.count < Chase.longestWindowCount else { return release() }
         uselessCount = 0
         return tryNext(than: processor, reference: chase.reference)
     }
@@ -299,7 +301,9 @@ struct PeerFollowing {
         }
         // A proof that shows nothing: what a byte costs a thread that is free is no longer known.
         guard trial.limit > 1 else { return chase?.pays == true ? release() : giveUp(now) }
-        return goOn(than: trial.processor, now)
+        // Nor is it what it has been anywhere.
+        chase?.bestCost = .infinity
+        return chase?.isYoung == true ? goOn(than: trial.processor, now) : release()
     }
 
     // MARK: Following
@@ -341,6 +345,8 @@ struct PeerFollowing {
 
     /// The peer is somewhere else.
     private mutating func left(_ following: Following, _ now: UInt64) -> Move {
+        // What all of this is measured by is too old.
+        guard chase?.isYoung == true else { return release() }
         if following.count < Self.usefulWindowCount {
             uselessCount += 1
             guard uselessCount < Self.uselessLimit else { return goOn(than: following.processor, now) }

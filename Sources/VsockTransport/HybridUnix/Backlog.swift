@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // Payload that a host program could not take at once. The guest's credit bounds it: no byte in it is returned as
-// consumed before it has left (except from a record that is larger than the buffer; see HostSocket+Delivery).
+// consumed before it has left, but for one batch of a stream, and for records that are larger than the buffer (see
+// HybridHost+Delivery).
 // An empty backlog owns no memory.
 
 import VsockSystem

@@ -49,14 +49,15 @@ extension HybridHost {
         }
     }
 
-    func returnCreditEarly() -> Bool {
+    func returnCreditEarly(into buffers: GuestBuffers) throws(VirtqueueError) {
         let minimumByteCount = min(Self.earlyCreditByteCount, Int(endpoint.configuration.bufferByteCount / 4))
         guard let socket = gatheringSocket, socket.type == .stream, gathering.byteCount >= minimumByteCount,
             socket.backlog.isEmpty, socket.isWritable, !socket.isWriteClosed
-        else { return false }
+        else { return }
         socket.consumedOfStream = gathering.byteCount
         endpoint.consume(socket.id, byteCount: gathering.byteCount)
-        return endpoint.hasControlPackets
+        // Without buffers it goes with what comes later.
+        if endpoint.owesCreditUpdate(socket.id) { _ = try buffers.transmitControl(of: &endpoint) }
     }
 
     /// Writes what was gathered; afterwards guest memory is no longer needed.

@@ -33,6 +33,13 @@ struct RawRing {
     /// Writes a chain and offers it; `next` and its flag are filled in. Returns the head.
     @discardableResult
     mutating func submit(_ chain: [Descriptor]) -> UInt16 {
+        let head = place(chain)
+        offer([head])
+        return head
+    }
+
+    /// Writes a chain, to be offered.
+    mutating func place(_ chain: [Descriptor]) -> UInt16 {
         let start = nextDescriptor
         for (offset, descriptor) in chain.enumerated() {
             var descriptor = descriptor
@@ -44,7 +51,6 @@ struct RawRing {
             write(descriptor, at: (start + offset) % size)
         }
         nextDescriptor = (start + chain.count) % size
-        offer(UInt16(start))
         return UInt16(start)
     }
 
@@ -52,9 +58,12 @@ struct RawRing {
         descriptor.store(to: layout.descriptorTable + index * Descriptor.byteCount)
     }
 
-    mutating func offer(_ head: UInt16) {
-        available.setHead(head, at: availableIndex)
-        availableIndex &+= 1
+    /// Offers chains, all at once.
+    mutating func offer(_ heads: [UInt16]) {
+        for head in heads {
+            available.setHead(head, at: availableIndex)
+            availableIndex &+= 1
+        }
         available.releaseIndex(availableIndex)
     }
 
