@@ -18,7 +18,10 @@ import VsockTestSupport
     private static let seconds = getenv("VSOCK_ATTACK_SECONDS").flatMap { Double(String(cString: $0)) }
     /// VSOCK_ATTACKS names those that are run, separated by commas; all of them without it.
     private static let attacks: [Attack] = {
-        guard let names = getenv("VSOCK_ATTACKS").map({ String(cString: $0) }) else { return Attack.allCases }
+        guard let names = getenv("VSOCK_ATTACKS").map({ String(cString: $0) }) else {
+            // ThreadSanitizer looks at memory with a lock held that it takes again in the handler of SIGBUS.
+            return Attack.allCases.filter { !isThreadSanitized || $0 != .memoryShortened }
+        }
         return names.split(separator: ",").compactMap { Attack(rawValue: String($0)) }
     }()
     /// How long an attack, or what it is compared with, goes on at a time: they take turns.

@@ -24,6 +24,8 @@ let commandPath: String = {
 /// Whether the command is built with a sanitizer, which keeps what is freed, needs rights at the end that a daemon gives
 /// up, and is slow. Scripts/sanitize.sh says so.
 let isSanitized = getenv("VSOCK_SANITIZED") != nil
+/// Whether it is ThreadSanitizer.
+let isThreadSanitized = getenv("VSOCK_SANITIZED").map { String(cString: $0) } == "thread"
 
 /// How a command ended.
 struct CommandResult {
