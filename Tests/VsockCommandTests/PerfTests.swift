@@ -5,6 +5,7 @@
 import Glibc
 import Testing
 import VsockSystem
+import VsockTestSupport
 
 @testable import vsock
 
@@ -76,6 +77,23 @@ import VsockSystem
             #expect(count >= 131_072, "\(fields)")
             #expect(fields["device_cpu_seconds"] != nil && fields["device_bytes_per_idle_connection"] != nil)
         }
+    }
+
+    @Test("connections that fill the guest's ring have their turns")
+    func turns() throws {
+        let directory = try TemporaryDirectory()
+        let (socket, path) = (directory.file("vm.sock"), directory.file("vm.vsock"))
+        let serve = try RunningCommand(
+            ["serve", "--socket", socket, "--uds-path", path, "--log-level", "error"], inputPath: "/dev/null")
+        try poll { access(path + "_seqpacket", F_OK) == 0 }
+        // Eight turns each.
+        let fields = try run([
+            "--transport", "driver:\(socket)", "--uds", path, "--connections", "64", "--bytes", "64M", "--buf-size",
+            "4K",
+        ])
+        let share = try #require(fields["slowest_connection_share"].flatMap { Double($0) })
+        #expect(share >= 0.75, "\(fields)")
+        withExtendedLifetime(serve) {}
     }
 
     @Test("driver and device in one process", arguments: ["stream", "seqpacket"])
@@ -233,5 +251,25 @@ import VsockSystem
         let time = PerfQuota(.nanoseconds(10), start: 5)
         #expect(time.allowsMessage(at: 14) && !time.allowsMessage(at: 15))
         #expect(time.remainingNanoseconds(at: 12) == 3 && time.remainingNanoseconds(at: 99) == 0)
+    }
+
+    @Test("a quota of time ends soon after it, of small messages too; one of bytes at once")
+    func quotaByTheClock() {
+        for byteCount in [64, 4096] {
+            var over = PerfQuota(.nanoseconds(1), start: MonotonicClock.now() - 2)
+            let isOver = !over.allowsMessage(of: byteCount)
+            #expect(isOver)
+            var time = PerfQuota(.nanoseconds(20_000_000), start: MonotonicClock.now())
+            var count = 0
+            let end = MonotonicClock.now() + testDeadline
+            while time.allowsMessage(of: byteCount), MonotonicClock.now() < end { count += 1 }
+            #expect(count > 0)
+            #expect(MonotonicClock.now() < end, "it does not end")
+            var bytes = PerfQuota(.bytes(100), start: 0)
+            let begins = bytes.allowsMessage(of: byteCount)
+            bytes.take(100)
+            let goesOn = bytes.allowsMessage(of: byteCount)
+            #expect(begins && !goesOn)
+        }
     }
 }

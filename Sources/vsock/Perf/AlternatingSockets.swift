@@ -41,7 +41,7 @@ struct AlternatingSockets {
         var meter = PerfMeter(connectionCount: 1, measuresRoundTrips: false, progress: plan.progress)
         var quota = PerfQuota(plan.limit, start: meter.start)
         do throws(SocketError) {
-            while quota.allowsMessage(at: MonotonicClock.now()) {
+            while quota.allowsMessage(of: message.count) {
                 var sent = 0
                 var received = 0
                 while received < message.count {

@@ -103,9 +103,8 @@ final class DescriptorSide: ThreadSide, PerfSide, @unchecked Sendable {
     }
 
     private func send(_ index: Int) throws -> Turn {
-        var now = MonotonicClock.now()
         for _ in 0..<Self.turnMessageCount {
-            guard lines[index].sentOfMessage > 0 || quota.allowsMessage(at: now) else {
+            guard lines[index].sentOfMessage > 0 || quota.allowsMessage(of: plan.messageByteCount) else {
                 try finish(index)
                 return .ended
             }
@@ -116,8 +115,6 @@ final class DescriptorSide: ThreadSide, PerfSide, @unchecked Sendable {
                 return .ended
             }
             quota.take(plan.messageByteCount)
-            // The clock is looked at for what takes long.
-            if plan.messageByteCount >= 4096 { now = MonotonicClock.now() }
         }
         return .more
     }

@@ -32,6 +32,8 @@ final class DriverSide: ThreadSide, PerfSide, @unchecked Sendable {
     @exclusivity(unchecked) private var endpoint: Endpoint
     @exclusivity(unchecked) private var lines: [Line] = []
     @exclusivity(unchecked) private var indexBySlot: [Int: Int] = [:]
+    /// The clock, read once for each batch of packets.
+    @exclusivity(unchecked) private var now = Instant(nanoseconds: 0)
     private var connected: ConnectionID?
     private var refusal: SocketError?
 
@@ -58,6 +60,7 @@ final class DriverSide: ThreadSide, PerfSide, @unchecked Sendable {
     /// Connects to the plan's port of the host once more.
     func connect() throws {
         let address = VsockAddress(cid: .host, port: VsockAddress.Port(rawValue: plan.port))
+        readClock()
         let id = try endpoint.connect(plan.type, to: address, now: now)
         let deadline = now.advanced(byNanoseconds: Self.timeoutNanoseconds)
         while connected != id {
@@ -72,18 +75,27 @@ final class DriverSide: ThreadSide, PerfSide, @unchecked Sendable {
 
     func run(_ role: PerfRole) throws -> PerfMeter {
         begin(role)
+        readClock()
         var hasMore = true
         var first = 0
         while !isDone {
-            let rest = role == .receive || role == .echo ? nil : quota.remainingNanoseconds(at: MonotonicClock.now())
+            let rest = role == .receive || role == .echo ? nil : quota.remainingNanoseconds(at: now.nanoseconds)
             try serve(timeoutNanoseconds: hasMore ? nil : min(rest ?? .max, Self.longestWaitNanoseconds))
             hasMore = false
-            // The next in turn comes first: the ring may be full before all have had theirs.
-            for offset in lines.indices {
+            var next = (first + 1) % lines.count
+            turns: for offset in lines.indices {
                 let index = (first + offset) % lines.count
-                if maySend(index), try sendTurn(index) { hasMore = true }
+                guard maySend(index) else { continue }
+                switch try sendTurn(index) {
+                case .sent: hasMore = true
+                case .idle: break
+                case .ringIsFull:
+                    // For all others, too. The one that has found it so is the next.
+                    next = index
+                    break turns
+                }
             }
-            first = (first + 1) % lines.count
+            first = next
         }
         meter.end = MonotonicClock.now()
         try close()
@@ -96,10 +108,10 @@ final class DriverSide: ThreadSide, PerfSide, @unchecked Sendable {
         case .send, .ask:
             lines.allSatisfy {
                 $0.hasEnded || ($0.sentOfMessage == 0 && $0.owedByteCount == 0)
-            } && !quota.allowsMessage(at: MonotonicClock.now())
+            } && !quota.allowsMessage(at: now.nanoseconds)
         case .both:
             lines.allSatisfy { $0.isDeaf }
-                || (!quota.allowsMessage(at: MonotonicClock.now()) && lines.allSatisfy { $0.sentOfMessage == 0 }
+                || (!quota.allowsMessage(at: now.nanoseconds) && lines.allSatisfy { $0.sentOfMessage == 0 }
                     && hasReceivedEnough)
         }
     }
@@ -119,52 +131,64 @@ final class DriverSide: ThreadSide, PerfSide, @unchecked Sendable {
         role == .both ? !lines[index].isDeaf : !lines[index].hasEnded
     }
 
-    /// Sends what the connection may; true when it could go on.
-    private func sendTurn(_ index: Int) throws -> Bool {
+    /// What sending has come to.
+    private enum Outcome {
+        /// All that was to be sent has been; there may be more.
+        case sent
+        /// There is nothing to send, or no credit.
+        case idle
+        case ringIsFull
+    }
+
+    /// Sends what the connection may.
+    private func sendTurn(_ index: Int) throws -> Outcome {
         switch role {
-        case .receive: return false
+        case .receive: return .idle
         case .send, .both:
-            let now = MonotonicClock.now()
             for _ in 0..<Self.turnMessageCount {
-                guard lines[index].sentOfMessage > 0 || quota.allowsMessage(at: now) else { return false }
-                guard try sendRest(index) else { return false }
+                guard lines[index].sentOfMessage > 0 || quota.allowsMessage(at: now.nanoseconds) else { return .idle }
+                let outcome = try sendRest(index)
+                guard case .sent = outcome else { return outcome }
                 quota.take(plan.messageByteCount)
             }
-            return true
+            return .sent
         case .ask:
-            guard lines[index].owedByteCount == 0 else { return false }
-            let now = MonotonicClock.now()
+            guard lines[index].owedByteCount == 0 else { return .idle }
             if lines[index].sentOfMessage == 0 {
-                guard quota.allowsMessage(at: now) else { return false }
+                let now = MonotonicClock.now()
+                guard quota.allowsMessage(at: now) else { return .idle }
                 lines[index].askedAt = now
             }
-            guard try sendRest(index) else { return false }
+            let outcome = try sendRest(index)
+            guard case .sent = outcome else { return outcome }
             quota.take(plan.messageByteCount)
             lines[index].owedByteCount = plan.messageByteCount
-            return false
+            return .idle
         case .echo:
             while lines[index].owedByteCount >= message.count || lines[index].sentOfMessage > 0 {
-                guard try sendRest(index) else { return false }
+                let outcome = try sendRest(index)
+                guard case .sent = outcome else { return outcome }
                 lines[index].owedByteCount -= message.count
             }
-            return false
+            return .idle
         }
     }
 
-    /// Sends what is left of the message under way; false when credit or room is missing.
-    private func sendRest(_ index: Int) throws -> Bool {
+    /// Sends what is left of the message under way.
+    private func sendRest(_ index: Int) throws -> Outcome {
         let id = lines[index].id
         let isRecord = plan.type == .seqpacket
         if isRecord, lines[index].sentOfMessage == 0, !endpoint.isSendingRecord(id) {
-            guard endpoint.hasCredit(id, byteCount: message.count, packetCount: 1) else { return false }
+            guard endpoint.hasCredit(id, byteCount: message.count, packetCount: 1) else { return .idle }
             try endpoint.beginRecord(id, byteCount: message.count, endOfRecord: false)
         }
         while lines[index].sentOfMessage < message.count {
-            guard try hasRoom(),
+            guard try hasRoom() else { return .ringIsFull }
+            guard
                 let packet = endpoint.nextPacket(
                     id, offering: message.count - lines[index].sentOfMessage,
                     capacity: PacketHeader.maximumPayloadByteCount)
-            else { return false }
+            else { return .idle }
             let start = lines[index].sentOfMessage
             let end = start + Int(packet.header.payloadByteCount)
             try transmit(packet.header, UnsafeRawBufferPointer(rebasing: message[start..<end]))
@@ -173,7 +197,7 @@ final class DriverSide: ThreadSide, PerfSide, @unchecked Sendable {
         }
         lines[index].sentOfMessage = 0
         driver.flush()
-        return true
+        return .sent
     }
 
     private func hasRoom() throws -> Bool {
@@ -185,14 +209,16 @@ final class DriverSide: ThreadSide, PerfSide, @unchecked Sendable {
 
     // MARK: Serving the driver
 
-    private var now: Instant { Instant(nanoseconds: MonotonicClock.now()) }
+    private func readClock() { now = Instant(nanoseconds: MonotonicClock.now()) }
 
     /// Takes what has come, after waiting for it unless `timeoutNanoseconds` is nil.
     private func serve(timeoutNanoseconds: UInt64?) throws {
+        readClock()
         try sendControl()
-        if try driver.receive({ self.take($0, $1) }) == 0, let timeoutNanoseconds {
+        if try !receive(), let timeoutNanoseconds {
             _ = try driver.wait(timeoutNanoseconds: timeoutNanoseconds)
-            _ = try driver.receive { self.take($0, $1) }
+            readClock()
+            _ = try receive()
         }
         while let expiry = endpoint.expire(now: now) {
             if case .connectTimedOut = expiry { refusal = .timedOut }
@@ -200,6 +226,16 @@ final class DriverSide: ThreadSide, PerfSide, @unchecked Sendable {
         while endpoint.nextWritable() != nil {}
         try sendControl()
         plan.tap?.batchEnded()
+    }
+
+    /// Takes what has come; whether there was something. As a program that reads 64 KiB at a time gives credit back.
+    private func receive() throws -> Bool {
+        for turn in 0..<Self.turnMessageCount {
+            let count = try driver.receive(byteLimit: PerfPlan.streamBufferByteCount) { take($0, $1) }
+            guard count > 0 else { return turn > 0 }
+            try sendControl()
+        }
+        return true
     }
 
     private func sendControl() throws {
@@ -257,6 +293,7 @@ final class DriverSide: ThreadSide, PerfSide, @unchecked Sendable {
 
     /// Ends all connections, silent ones too, and waits until the device has taken that.
     private func close() throws {
+        readClock()
         for id in endpoint.connectionIDs { endpoint.close(id, now: now) }
         let deadline = now.advanced(byNanoseconds: 2_000_000_000)
         while endpoint.connectionCount > 0, now < deadline { try serve(timeoutNanoseconds: 100_000_000) }

@@ -54,7 +54,7 @@ enum PerfBaseline: String, CaseIterable, ExpressibleByArgument {
             defer { message.deallocate() }
             message.initializeMemory(as: UInt8.self, repeating: 0x5a)
             var quota = PerfQuota(plan.limit, start: MonotonicClock.now())
-            while quota.allowsMessage(at: MonotonicClock.now()) {
+            while quota.allowsMessage(of: plan.messageByteCount) {
                 ring.put(UnsafeRawBufferPointer(message))
                 quota.take(plan.messageByteCount)
             }

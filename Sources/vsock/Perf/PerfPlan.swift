@@ -3,6 +3,7 @@
 // What is measured, and what each side does for it.
 
 import ArgumentParser
+import VsockSystem
 import VsockTransport
 import VsockWire
 
@@ -73,8 +74,13 @@ struct PerfPlan: Sendable {
 
 /// Counts down what a sender may still send.
 struct PerfQuota {
+    /// Messages of less take about as long as to look at the clock.
+    private static let looksByteCount = 4096
+    private static let messagesPerLook = 32
+
     private var byteCount: Int
     private let deadline: UInt64
+    private var messagesUntilLook = 0
 
     /// The quota of `share` of `total` parts, which begins at `start`.
     init(_ limit: PerfLimit, start: UInt64, share: Int = 1, of total: Int = 1) {
@@ -90,6 +96,17 @@ struct PerfQuota {
 
     /// Whether another message may be sent, at `now`.
     func allowsMessage(at now: UInt64) -> Bool { byteCount > 0 && now < deadline }
+
+    /// Whether another message of so many bytes may be sent now. Of small ones only some look at the clock.
+    mutating func allowsMessage(of messageByteCount: Int) -> Bool {
+        guard messagesUntilLook == 0 else {
+            messagesUntilLook -= 1
+            return byteCount > 0
+        }
+        guard allowsMessage(at: MonotonicClock.now()) else { return false }
+        messagesUntilLook = messageByteCount < Self.looksByteCount ? Self.messagesPerLook - 1 : 0
+        return true
+    }
 
     mutating func take(_ count: Int) { byteCount -= count }
 

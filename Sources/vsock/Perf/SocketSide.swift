@@ -72,7 +72,7 @@ private struct SocketWorker {
         var buffer = [UInt8](repeating: 0, count: plan.receiveByteCount)
         switch role {
         case .send, .both:
-            while quota.allowsMessage(at: MonotonicClock.now()) {
+            while quota.allowsMessage(of: message.count) {
                 try send(&meter)
                 quota.take(message.count)
             }
