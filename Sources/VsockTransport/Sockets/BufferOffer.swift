@@ -24,43 +24,57 @@ struct BufferOffer: ~Copyable, @unchecked Sendable {
         static let filled = 3
     }
 
-    private let state = Atomic<Int>(State.none)
-    private let contents = UnsafeMutablePointer<Contents>.allocate(capacity: 1)
+    /// What the sides tell each other, in one cache line: each look at the state brings the rest along.
+    private struct Line: ~Copyable {
+        static let byteCount = 64
 
-    private struct Contents {
-        var buffer: UnsafeMutableRawBufferPointer
+        let state = Atomic<Int>(State.none)
+        var buffer = UnsafeMutableRawBufferPointer(start: nil, count: 0)
         var result = ReceiveResult()
     }
 
-    deinit { contents.deallocate() }
+    private let line: UnsafeMutablePointer<Line>
+
+    init() {
+        precondition(MemoryLayout<Line>.size <= Line.byteCount, "more than a cache line")
+        // With the one that is fetched along with it.
+        let memory = UnsafeMutableRawPointer.allocate(byteCount: 2 * Line.byteCount, alignment: 2 * Line.byteCount)
+        line = memory.bindMemory(to: Line.self, capacity: 1)
+        line.initialize(to: Line())
+    }
+
+    deinit {
+        line.deinitialize(count: 1)
+        line.deallocate()
+    }
 
     /// Whether a buffer is offered.
-    var isOffered: Bool { state.load(ordering: .relaxed) == State.offered }
+    var isOffered: Bool { line.pointee.state.load(ordering: .relaxed) == State.offered }
 
     // MARK: The receiver
 
     func offer(_ buffer: UnsafeMutableRawBufferPointer) {
-        contents.initialize(to: Contents(buffer: buffer))
-        state.store(State.offered, ordering: .releasing)
+        line.pointee.buffer = buffer
+        line.pointee.state.store(State.offered, ordering: .releasing)
     }
 
-    var isFilled: Bool { state.load(ordering: .relaxed) == State.filled }
+    var isFilled: Bool { line.pointee.state.load(ordering: .relaxed) == State.filled }
 
     /// Ends an offer: what a sender has put into the buffer, or nil.
     func end() -> ReceiveResult? {
-        if state.compareExchange(
+        if line.pointee.state.compareExchange(
             expected: State.offered, desired: State.none, successOrdering: .relaxed, failureOrdering: .relaxed
         ).exchanged {
             return nil
         }
         // A sender copies: it is about to end, unless it was interrupted.
         var lookCount = 0
-        while state.load(ordering: .acquiring) != State.filled {
+        while line.pointee.state.load(ordering: .acquiring) != State.filled {
             lookCount += 1
             if lookCount > 1000 { CurrentThread.yield() }
         }
-        let result = contents.pointee.result
-        state.store(State.none, ordering: .relaxed)
+        let result = line.pointee.result
+        line.pointee.state.store(State.none, ordering: .relaxed)
         return result
     }
 
@@ -70,17 +84,17 @@ struct BufferOffer: ~Copyable, @unchecked Sendable {
     /// nil without offer.
     func fill(_ bytes: UnsafeRawBufferPointer, isRecord: Bool, hasEndOfRecordMark: Bool) -> Int? {
         guard isOffered,
-            state.compareExchange(
+            line.pointee.state.compareExchange(
                 expected: State.offered, desired: State.claimed, successOrdering: .acquiring, failureOrdering: .relaxed
             ).exchanged
         else { return nil }
-        let buffer = contents.pointee.buffer
+        let buffer = line.pointee.buffer
         let count = min(buffer.count, bytes.count)
         buffer.copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[..<count]))
-        contents.pointee.result = ReceiveResult(
+        line.pointee.result = ReceiveResult(
             count: count, fullLength: isRecord ? bytes.count : count, endOfRecord: isRecord && hasEndOfRecordMark,
             truncated: isRecord && count < bytes.count)
-        state.store(State.filled, ordering: .releasing)
+        line.pointee.state.store(State.filled, ordering: .releasing)
         return count
     }
 }

@@ -96,24 +96,23 @@ struct DirectPipe: ~Copyable, @unchecked Sendable {
     /// Bytes that may be unread.
     let capacity: Int
     private let recordLimit: Int
-    private let receiverSpin = BriefSpin()
-    private let senderSpin = BriefSpin()
-    private let offerSpin = BriefSpin(maximumCount: 512)
-    private let rendezvousSpin = BriefSpin(maximumCount: 2048)
-    private let drainSpin = BriefSpin()
-    private let gatherSpin = BriefSpin(maximumCount: 4096)
+    private let offer = BufferOffer()
     /// Whether a receiver waits; false again when it is woken.
     private let isAwaited = Atomic<Bool>(false)
     /// Bytes of room that a sender waits for; 0 for none.
     private let awaitedRoom = Atomic<Int>(0)
     private let gap1 = Gap()
-    private let offer = BufferOffer()
-    private let gap6 = Gap()
+    private let senderSpin = BriefSpin()
+    private let offerSpin = BriefSpin(maximumCount: 512)
+    private let rendezvousSpin = BriefSpin(maximumCount: 2048)
+    private let drainSpin = BriefSpin()
     private let sender = Mutex(Sender())
     private let gap2 = Gap()
     private let sentIndex = Atomic<Int>(0)
     private let sentMarkIndex = Atomic<Int>(0)
     private let gap3 = Gap()
+    private let receiverSpin = BriefSpin()
+    private let gatherSpin = BriefSpin(maximumCount: 4096)
     private let receiver = Mutex(Receiver())
     private let gap4 = Gap()
     private let receivedIndex = Atomic<Int>(0)
