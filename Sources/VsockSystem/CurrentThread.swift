@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The calling thread: sched_yield(2), sched_setaffinity(2), getcpu(2), its clock.
+// The calling thread: sched_yield(2), sched_setaffinity(2), sched_setscheduler(2), getcpu(2), its clock.
 
 import CVsockLinux
 import Glibc
@@ -28,6 +28,23 @@ public enum CurrentThread {
             cvsock_get_affinity(&set.words, ProcessorSet.byteCount)
         }
         return set
+    }
+
+    /// The policies of sched(7) among which a thread may change without privilege; the values of <linux/sched.h>.
+    public enum SchedulingPolicy: Int32, Sendable {
+        /// SCHED_OTHER: who wakes up may take the processor from who runs.
+        case other = 0
+        /// SCHED_BATCH: who wakes up waits until who runs sleeps, or has had its turn.
+        case batch = 3
+    }
+
+    /// Its policy; nil for any other, or where the kernel does not tell.
+    public static var schedulingPolicy: SchedulingPolicy? { SchedulingPolicy(rawValue: sched_getscheduler(0)) }
+
+    /// Sets its policy; its nice value stays. Throws EPERM when that is forbidden.
+    public static func setSchedulingPolicy(_ policy: SchedulingPolicy) throws(SystemCallError) {
+        var parameters = sched_param()
+        try checked("sched_setscheduler") { sched_setscheduler(0, policy.rawValue, &parameters) }
     }
 
     /// Lets it run on these processors only, from now on. Throws EINVAL when it can use none of them, EPERM when that is

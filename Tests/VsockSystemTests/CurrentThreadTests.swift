@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
+import Glibc
 import Synchronization
 import Testing
 import VsockSystem
@@ -42,6 +43,29 @@ struct CurrentThreadTests {
         }
         thread.join()
         #expect(failures.withLock { $0 } == [])
+    }
+
+    @Test("a thread's policy is set for itself alone, and its nice value stays")
+    func policy() throws {
+        let failures = Mutex<[String]>([])
+        let thread = try WorkerThread(name: "policy") {
+            do throws(SystemCallError) {
+                // On Linux it is the thread's own.
+                func niceValue() -> Int32 { getpriority(__priority_which_t(PRIO_PROCESS.rawValue), 0) }
+                let nice = niceValue()
+                for policy in [CurrentThread.SchedulingPolicy.batch, .other] {
+                    try CurrentThread.setSchedulingPolicy(policy)
+                    if CurrentThread.schedulingPolicy != policy { failures.withLock { $0.append("not \(policy)") } }
+                }
+                try CurrentThread.setSchedulingPolicy(.batch)
+                if niceValue() != nice { failures.withLock { $0.append("another nice value") } }
+            } catch {
+                failures.withLock { $0.append("\(error)") }
+            }
+        }
+        thread.join()
+        #expect(failures.withLock { $0 } == [])
+        #expect(CurrentThread.schedulingPolicy == .other)
     }
 
     @Test("the clock of a thread counts its own work, not another's")

@@ -66,6 +66,11 @@ struct SandboxTests {
                 let event = try EventNotifier()
                 let poller = try Poller()
                 _ = try SharedMemory(name: "sandbox", byteCount: 1 << 20)
+                // What a thread that follows its peer does.
+                try CurrentThread.setAllowedProcessors(try CurrentThread.allowedProcessors())
+                try CurrentThread.setSchedulingPolicy(.batch)
+                guard CurrentThread.schedulingPolicy == .batch else { return "another policy" }
+                try CurrentThread.setSchedulingPolicy(.other)
                 let thread = try WorkerThread(name: "inner") { event.signal() }
                 thread.join()
                 let ready = try DescriptorIO.waitUntilReady(
@@ -189,9 +194,15 @@ struct SystemCallFilterTests {
     @Test("conditions on arguments, several for a call, and an error of its own")
     func conditions() throws {
         let rules = [
-            SystemCallFilter.Rule(5, .argument(1, mask: .max, equals: 100)),
-            SystemCallFilter.Rule(5, .argument(1, mask: .max, equals: 200)),
+            SystemCallFilter.Rule(5, .argument(1, equals: 100)),
+            SystemCallFilter.Rule(5, .argument(1, equals: 200)),
             SystemCallFilter.Rule(6, .argument(2, mask: 4, equals: 0)),
+            SystemCallFilter.Rule(
+                7,
+                .arguments([
+                    SystemCallFilter.Argument(0, equals: 1), SystemCallFilter.Argument(2, mask: 6, equals: 4),
+                ])),
+            SystemCallFilter.Rule(7, .argument(1, equals: 9)),
             SystemCallFilter.Rule(8, .fails(ENOSYS)),
             SystemCallFilter.Rule(9),
         ]
@@ -201,6 +212,10 @@ struct SystemCallFilterTests {
         #expect(try decision(rules, number: 5, arguments: [100, 0]) == failed(EPERM))
         #expect(try decision(rules, number: 6, arguments: [0, 0, 3]) == allowed)
         #expect(try decision(rules, number: 6, arguments: [0, 0, 7]) == failed(EPERM))
+        #expect(try decision(rules, number: 7, arguments: [1, 0, 5]) == allowed)
+        #expect(try decision(rules, number: 7, arguments: [2, 0, 5]) == failed(EPERM))
+        #expect(try decision(rules, number: 7, arguments: [1, 0, 6]) == failed(EPERM))
+        #expect(try decision(rules, number: 7, arguments: [2, 9, 6]) == allowed)
         #expect(try decision(rules, number: 8) == failed(ENOSYS))
         #expect(try decision(rules, number: 9) == allowed)
     }
@@ -225,5 +240,18 @@ struct SystemCallFilterTests {
         #expect(try decision(rules, number: number, arguments: [0]) == allowed)
         #expect(try decision(rules, number: number, arguments: [1]) == failed(EPERM))
         #expect(try decision(rules, number: number, arguments: [.max]) == failed(EPERM))
+    }
+
+    @Test("a device changes the policy of its own threads, and to none that puts others behind")
+    func policy() throws {
+        let rules = SystemCallFilter.device.rules
+        let number = UInt32(SYS_sched_setscheduler)
+        // SCHED_OTHER, SCHED_FIFO, SCHED_RR, SCHED_BATCH; SCHED_IDLE and more; with SCHED_RESET_ON_FORK.
+        for policy in Array(0..<8) + [0x4000_0000, UInt32.max] {
+            #expect(
+                try decision(rules, number: number, arguments: [0, policy])
+                    == ([0, 3].contains(policy) ? allowed : failed(EPERM)))
+            #expect(try decision(rules, number: number, arguments: [1, policy]) == failed(EPERM))
+        }
     }
 }

@@ -25,8 +25,8 @@ extension SystemCallFilter {
             SYS_read, SYS_readv, SYS_pread64, SYS_write, SYS_writev, SYS_pwrite64, SYS_close, SYS_fcntl, SYS_lseek,
             SYS_dup, SYS_dup3, SYS_pipe2, SYS_fstat, SYS_fstatfs, SYS_ftruncate, SYS_fsync, SYS_fdatasync,
         ].map { Rule($0) } + [
-            Rule(SYS_ioctl, .argument(1, mask: .max, equals: unreadCount)),
-            Rule(SYS_ioctl, .argument(1, mask: .max, equals: terminalMode)),
+            Rule(SYS_ioctl, .argument(1, equals: unreadCount)),
+            Rule(SYS_ioctl, .argument(1, equals: terminalMode)),
         ]
 
     /// Unix sockets, and those that are there already.
@@ -36,8 +36,8 @@ extension SystemCallFilter {
             SYS_getsockopt, SYS_setsockopt, SYS_recvfrom, SYS_recvmsg, SYS_recvmmsg, SYS_sendto, SYS_sendmsg,
             SYS_sendmmsg,
         ].map { Rule($0) } + [
-            Rule(SYS_socket, .argument(0, mask: .max, equals: UInt32(AF_UNIX))),
-            Rule(SYS_socketpair, .argument(0, mask: .max, equals: UInt32(AF_UNIX))),
+            Rule(SYS_socket, .argument(0, equals: UInt32(AF_UNIX))),
+            Rule(SYS_socketpair, .argument(0, equals: UInt32(AF_UNIX))),
         ]
 
     private static let events: [Rule] =
@@ -65,12 +65,22 @@ extension SystemCallFilter {
             SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_rt_sigtimedwait, SYS_sigaltstack, SYS_tgkill, SYS_restart_syscall,
             SYS_exit, SYS_exit_group, SYS_membarrier, SYS_getcpu,
         ].map { Rule($0) } + [
-            // Of the calling thread only.
-            Rule(SYS_sched_setaffinity, .argument(0, mask: .max, equals: 0)),
+            // Of the calling thread only, and no policy that puts others behind it.
+            Rule(SYS_sched_setaffinity, .argument(0, equals: 0)),
+            Rule(SYS_sched_getscheduler, .argument(0, equals: 0)),
+        ]
+        + [CurrentThread.SchedulingPolicy.other, .batch].map { policy in
+            Rule(
+                SYS_sched_setscheduler,
+                .arguments([
+                    SystemCallFilter.Argument(0, equals: 0),
+                    SystemCallFilter.Argument(1, equals: UInt32(policy.rawValue)),
+                ]))
+        } + [
             Rule(SYS_clone, .argument(0, mask: cloneThread, equals: cloneThread)),
             // Its flags are in memory, where no filter sees them; the C library then uses clone.
             Rule(SYS_clone3, .fails(ENOSYS)),
-            Rule(SYS_prctl, .argument(0, mask: .max, equals: setThreadName)),
+            Rule(SYS_prctl, .argument(0, equals: setThreadName)),
         ]
 
     private static let environment: [Rule] =

@@ -14,10 +14,27 @@ struct SystemCallFilter: Sendable {
     enum Condition: Sendable {
         /// Any arguments will do.
         case always
-        /// Argument `index`, of 0 to 5, has this value in the bits of the mask.
-        case argument(_ index: UInt32, mask: UInt32, equals: UInt32)
+        /// All of these arguments are as they should be.
+        case arguments([Argument])
         /// Fails with this error number, for callers that then try another call.
         case fails(Int32)
+
+        static func argument(_ index: UInt32, mask: UInt32 = .max, equals value: UInt32) -> Self {
+            .arguments([Argument(index, mask: mask, equals: value)])
+        }
+    }
+
+    /// Argument `index`, of 0 to 5, has this value in the bits of the mask.
+    struct Argument: Sendable {
+        let index: UInt32
+        let mask: UInt32
+        let value: UInt32
+
+        init(_ index: UInt32, mask: UInt32 = .max, equals value: UInt32) {
+            self.index = index
+            self.mask = mask
+            self.value = value
+        }
     }
 
     struct Rule: Sendable {
@@ -86,6 +103,21 @@ struct SystemCallFilter: Sendable {
         sock_filter(code: UInt16(code), jt: 0, jf: 0, k: operand)
     }
 
+    /// Allows the call if all arguments are as they should be.
+    private static func allowed(_ arguments: [Argument]) -> [sock_filter] {
+        // Another rule may be for the same call.
+        var body = [allow, load(Offset.number)]
+        for argument in arguments.reversed() {
+            let rest = UInt8(body.count - 1)
+            body =
+                [
+                    load(Offset.argument(argument.index)), instruction(BPF_ALU | BPF_AND | BPF_K, argument.mask),
+                    unlessEqual(argument.value, skip: rest),
+                ] + body
+        }
+        return body
+    }
+
     func program(architecture: UInt32) -> [sock_filter] {
         let refusal = Self.fail(EPERM)
         // Another architecture's numbers mean other calls.
@@ -98,13 +130,8 @@ struct SystemCallFilter: Sendable {
                 switch rule.condition {
                 case .always: [Self.allow]
                 case .fails(let errno): [Self.fail(errno)]
-                case .argument(let index, let mask, let value):
-                    [
-                        Self.load(Offset.argument(index)), Self.instruction(BPF_ALU | BPF_AND | BPF_K, mask),
-                        Self.unlessEqual(value, skip: 1), Self.allow,
-                        // Another rule may be for the same call.
-                        Self.load(Offset.number),
-                    ]
+                case .arguments(let arguments):
+                    Self.allowed(arguments)
                 }
             program.append(Self.unlessEqual(rule.number, skip: UInt8(body.count)))
             program += body

@@ -1,4 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
+//
+// A thread that shares a processor with its peer takes turns with it. With the usual policy the kernel lets it have the
+// processor for every few messages that the peer sends, and each turn costs two switches and, mostly, an interrupt of the
+// guest. So as long as it is bound its policy is SCHED_BATCH: it has its turn when the peer sleeps, because the socket is
+// full, or has had its own.
 
 import VsockSystem
 
@@ -19,6 +24,8 @@ struct ThreadPlacement {
     private var allowed: ProcessorSet
     /// nil when there is only one processor to run on.
     private var following: PeerFollowing?
+    /// Whether the thread's policy is SCHED_BATCH because of this.
+    private var isPatient = false
     /// What has happened since the last one ended.
     private(set) var window = TrafficWindow()
     private var start: UInt64
@@ -68,6 +75,7 @@ struct ThreadPlacement {
             case .bind(let processor): try CurrentThread.setAllowedProcessors(ProcessorSet([processor]))
             case .release: try CurrentThread.setAllowedProcessors(allowed)
             }
+            setPatient(isBound)
         } catch {
             // A processor has gone, or the control group has changed. It has the last word on this, too.
             if (try? CurrentThread.setAllowedProcessors(allowed)) == nil {
@@ -77,7 +85,17 @@ struct ThreadPlacement {
         }
     }
 
+    private mutating func setPatient(_ wanted: Bool) {
+        guard wanted != isPatient else { return }
+        // Here, too, whoever has changed it, chrt(1), is obeyed.
+        let expected = isPatient ? CurrentThread.SchedulingPolicy.batch : .other
+        isPatient =
+            CurrentThread.schedulingPolicy == expected
+            && (try? CurrentThread.setSchedulingPolicy(wanted ? .batch : .other)) != nil && wanted
+    }
+
     private mutating func startAnew() {
+        setPatient(false)
         guard let current = try? CurrentThread.allowedProcessors() else { return following = nil }
         allowed = current
         following = PeerFollowing(processors: current.numbers)
