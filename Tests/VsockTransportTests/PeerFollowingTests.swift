@@ -104,10 +104,10 @@ struct PeerFollowingTests {
         var machine = try #require(Machine(processorCount: 2))
         machine.near = machine.far
         var releases: [UInt64] = []
-        for _ in 0..<20_000 where machine.turn() == .release { releases.append(machine.now) }
-        // The pauses in tenths of a second, without the windows of the next try.
-        let pauses = zip(releases, releases.dropFirst()).map { ($1 - $0) / 100_000_000 }
-        #expect(pauses.prefix(7) == [2, 4, 8, 16, 32, 64, 64])
+        for _ in 0..<30_000 where machine.turn() == .release { releases.append(machine.now) }
+        // By the first, and without the windows of the next try.
+        let pauses = zip(releases, releases.dropFirst()).map { ($1 - $0) / PeerFollowing.firstPause }
+        #expect(pauses.prefix(9) == [2, 4, 8, 16, 32, 64, 128, 256, 256])
         #expect(machine.following.bound == nil)
         #expect(machine.binds.count == releases.count * PeerFollowing.trialLimit)
     }
@@ -120,7 +120,7 @@ struct PeerFollowingTests {
         #expect(machine.isWithPeer)
         machine.turns(PeerFollowing.rateWindowCount)
         #expect(machine.following.bound == nil)
-        machine.turns(90)
+        machine.turns(20)
         #expect(machine.following.bound == nil, "it pauses")
     }
 
@@ -133,7 +133,8 @@ struct PeerFollowingTests {
         machine.turns(2)
         #expect(machine.following.bound == nil)
         machine.turns(1000)
-        #expect(machine.binds.count < 30)
+        // In a second of pauses that become twice as long there is room for six tries.
+        #expect(machine.binds.count < 6 * PeerFollowing.trialLimit)
     }
 
     @Test("a processor that others take again and again is left", arguments: 1...3)
@@ -247,7 +248,7 @@ struct PeerFollowingTests {
         machine.turns(1 + 2 * PeerFollowing.trialLimit)
         #expect(machine.following.bound == nil)
         let bindCount = machine.binds.count
-        machine.turns(90)
+        machine.turns(20)
         #expect(machine.binds.count == bindCount, "it pauses")
     }
 
@@ -453,9 +454,11 @@ struct ThreadPlacementTests {
             }
             if try CurrentThread.allowedProcessors() != ProcessorSet([home]) { failures.append("not bound") }
             if !traffic.placement.isBound { failures.append("it does not say so") }
+            if CurrentThread.schedulingPolicy != .batch { failures.append("it does not wait for its turn") }
             for _ in 0..<2 { traffic.pass(0, processor: home) }
             if try CurrentThread.allowedProcessors() != before { failures.append("not let go") }
             if traffic.placement.isBound { failures.append("it says that it is bound") }
+            if CurrentThread.schedulingPolicy != .other { failures.append("it still waits for its turn") }
             return failures
         }
     }
@@ -545,6 +548,25 @@ struct ThreadPlacementTests {
                 traffic.pass(50_000, processor: away)
                 if try CurrentThread.allowedProcessors() != wanted { failures.append("not obeyed in window \(turn)") }
             }
+            if CurrentThread.schedulingPolicy != .other { failures.append("it waits for its turn") }
+            return failures
+        }
+    }
+
+    @Test(
+        "who changes the thread's policy from outside is obeyed, before and while it is bound",
+        .enabled(if: canChoose, "needs two processors"), arguments: [false, true])
+    func policy(whileBound: Bool) throws {
+        try onThread { before in
+            guard let away = before.numbers.last, var traffic = Traffic() else { return ["no placement"] }
+            let wanted = whileBound ? CurrentThread.SchedulingPolicy.other : .batch
+            if !whileBound { try CurrentThread.setSchedulingPolicy(wanted) }
+            while try CurrentThread.allowedProcessors() == before { traffic.pass(50_000, processor: away) }
+            if whileBound { try CurrentThread.setSchedulingPolicy(wanted) }
+            var failures: [String] = []
+            for _ in 0..<2 where traffic.placement.isBound { traffic.pass(0, processor: away) }
+            if traffic.placement.isBound { failures.append("not let go") }
+            if CurrentThread.schedulingPolicy != wanted { failures.append("not obeyed") }
             return failures
         }
     }

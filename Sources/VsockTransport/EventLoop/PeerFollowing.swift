@@ -59,7 +59,7 @@ struct PeerFollowing {
     static let uselessLimit = 6
     /// Nanoseconds until the next try after one in vain. When all processors have been tried, it is twice as long, unless
     /// the thread has followed for ``successWindowCount`` windows in between.
-    static let firstPause: UInt64 = 100_000_000
+    static let firstPause: UInt64 = 25_000_000
     static let longestPause: UInt64 = 6_400_000_000
     static let successWindowCount = 64
 
