@@ -94,7 +94,7 @@ struct EarlyCreditTests {
         let flow = try Flow()
         for _ in 0..<8 { try flow.guest.post([64]) }
         var sentCount = try flow.fill()
-        let early = try flow.inspect { socket, _ in (socket.backlog.byteCount, socket.consumedOfStream) }
+        let early = try flow.inspect { socket, _ in (socket.backlog.byteCount, socket.consumedAheadByteCount) }
         #expect(early.map { $0.0 > 0 && $0.0 == $0.1 } == true)
         #expect(try flow.inspect { Self.unreadByteCount($1) } == 0)
         // The next batch gets none: the host program does not read.
@@ -106,7 +106,7 @@ struct EarlyCreditTests {
             #expect(try flow.host.receive(exactly: Self.payloadByteCount) == flow.payload)
         }
         try eventually { try flow.inspect { Self.unreadByteCount($1) } == 0 }
-        #expect(try flow.inspect { socket, _ in socket.consumedOfStream } == 0)
+        #expect(try flow.inspect { socket, _ in socket.consumedAheadByteCount } == 0)
     }
 
     @Test(
@@ -132,6 +132,27 @@ struct EarlyCreditTests {
         while last?.header.operation != .shutdown { last = try flow.guest.next() }
         let sent = try flow.inspect { _, endpoint in endpoint.counters.receivedBytes }
         #expect(last.map { Int($0.header.forwardedCount) } == sent)
+    }
+
+    @Test("the receive queue is found broken when it is to carry credit: what the guest has sent arrives")
+    func brokenQueue() throws {
+        let flow = try Flow()
+        // A buffer for the first credit, and then a descriptor that there is not, at which nobody looks before.
+        try flow.guest.post([64])
+        try eventually { try flow.inspect { socket, _ in !socket.isReadable } == true }
+        flow.guest.rings[Self.receive].offer([.max])
+        let count = Int(VsockDeviceConfiguration.defaultBufferByteCount) / Self.payloadByteCount
+        for turn in 1...2 {
+            flow.send(count)
+            for _ in 0..<count { #expect(try flow.host.receive(exactly: Self.payloadByteCount) == flow.payload) }
+            if turn == 1 { try flow.takeBack(count) }
+        }
+        #expect(try flow.host.receive() == nil)
+        #expect(try flow.device.inspect { $0.counters.brokenQueues } == 1)
+        #expect(try flow.device.inspect { !$0.isReady })
+        #expect(flow.device.log.contains("error: queue broken"))
+        // A device that is stopped returns nothing: the request, and all packets but the last two, came back before.
+        #expect(flow.guest.rings[Self.transmit].used.acquireIndex() == UInt16(1 + 2 * count - 2))
     }
 
     private static func unreadByteCount(_ endpoint: borrowing Endpoint) -> Int {

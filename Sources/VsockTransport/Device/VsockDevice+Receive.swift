@@ -33,17 +33,20 @@ extension VsockDevice {
         publish(buffers)
     }
 
-    /// Gives the guest credit for a batch of packets that is about to leave.
-    func returnCreditEarly() {
-        guard let buffers, !isStarved else { return }
+    /// Gives the guest credit for a batch of packets that is about to leave; false when its queue was broken, and the
+    /// batch has left already.
+    func returnCreditEarly() -> Bool {
+        guard let buffers, !isStarved else { return true }
         do throws(VirtqueueError) {
             try hostSide.returnCreditEarly(into: buffers)
         } catch {
             hostSide.flush()
             publish(buffers)
-            return queueBroke(QueueIndex.receive, error)
+            queueBroke(QueueIndex.receive, error)
+            return false
         }
         publish(buffers)
+        return true
     }
 
     private func publish(_ buffers: GuestBuffers) {

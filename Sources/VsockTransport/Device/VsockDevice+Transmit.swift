@@ -36,9 +36,7 @@ extension VsockDevice {
             queueBroke(QueueIndex.transmit, error)
             return false
         }
-        returnCreditEarly()
-        guard transmitQueue != nil else {
-            // The receive queue is broken.
+        guard returnCreditEarly() else {
             segments.removeAll()
             return false
         }

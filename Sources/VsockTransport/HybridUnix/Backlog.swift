@@ -29,11 +29,9 @@ struct Backlog: ~Copyable {
     var hasRecord: Bool { firstRecord < records.count }
     /// Complete records held.
     var recordCount: Int { records.count - firstRecord }
-    /// Bytes that are not consumed yet, given those of the open record that are.
-    func unconsumedByteCount(consumedOfOpenRecord: Int) -> Int {
-        var count = byteCount - consumedOfOpenRecord
-        for record in records[firstRecord...] { count -= record.consumedByteCount }
-        return count
+    /// Bytes held, without those of complete records that are consumed.
+    var unconsumedByteCount: Int {
+        records[firstRecord...].reduce(byteCount) { $0 - $1.consumedByteCount }
     }
     /// Bytes of the oldest complete record.
     var firstRecordByteCount: Int { hasRecord ? records[firstRecord].byteCount : 0 }

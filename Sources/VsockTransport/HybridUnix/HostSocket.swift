@@ -57,10 +57,8 @@ final class HostSocket: PollHandler {
     @exclusivity(unchecked) var expectedRecordCount = 1
     /// Largest record that the socket can carry: its send buffer.
     @exclusivity(unchecked) var maximumRecordByteCount = 0
-    /// Bytes of the open record in the backlog that are consumed already.
-    @exclusivity(unchecked) var consumedOfOpenRecord = 0
-    /// Bytes of a stream, the next to leave, that are consumed already.
-    @exclusivity(unchecked) var consumedOfStream = 0
+    /// Bytes that are consumed already and have not left: the first of a stream, or of the open record in the backlog.
+    @exclusivity(unchecked) var consumedAheadByteCount = 0
     @exclusivity(unchecked) var backlog = Backlog()
     /// Records that have been read and not sent: they did not fit into the guest's buffers, or the credit.
     @exclusivity(unchecked) var staged = Backlog()

@@ -96,10 +96,9 @@ extension HybridHost {
     }
 
     private func discardBacklog(_ socket: HostSocket) {
-        let count = socket.backlog.unconsumedByteCount(consumedOfOpenRecord: socket.consumedOfOpenRecord)
+        let count = socket.backlog.unconsumedByteCount
         socket.backlog.removeAll()
-        socket.consumedOfOpenRecord = 0
-        consumeStream(socket, byteCount: count)
+        consume(socket, byteCount: count)
     }
 
     /// Closes the descriptor. What the host program has sent and nobody wants is read first: closing with unread

@@ -54,7 +54,7 @@ extension HybridHost {
         guard let socket = gatheringSocket, socket.type == .stream, gathering.byteCount >= minimumByteCount,
             socket.backlog.isEmpty, socket.isWritable, !socket.isWriteClosed
         else { return }
-        socket.consumedOfStream = gathering.byteCount
+        socket.consumedAheadByteCount = gathering.byteCount
         endpoint.consume(socket.id, byteCount: gathering.byteCount)
         // Without buffers it goes with what comes later.
         if endpoint.owesCreditUpdate(socket.id) { _ = try buffers.transmitControl(of: &endpoint) }
@@ -70,7 +70,7 @@ extension HybridHost {
         if gathering.recordCount > 0 { sendRecords(socket) }
         guard gathering.byteCount > 0 else { return }
         guard !memoryLoss.hasHappened else { return abortForLostMemory(socket) }
-        guard !socket.isWriteClosed else { return consumeStream(socket, byteCount: gathering.byteCount) }
+        guard !socket.isWriteClosed else { return consume(socket, byteCount: gathering.byteCount) }
         guard socket.type == .stream, socket.backlog.isEmpty, socket.isWritable else {
             return appendToBacklog(socket, from: 0)
         }
@@ -79,12 +79,12 @@ extension HybridHost {
         }
         switch result {
         case .count(let count):
-            consumeStream(socket, byteCount: count)
+            consume(socket, byteCount: count)
             if count < gathering.byteCount { appendToBacklog(socket, from: count) }
         case .wouldBlock:
             appendToBacklog(socket, from: 0)
         case .failed(let errno):
-            consumeStream(socket, byteCount: gathering.byteCount)
+            consume(socket, byteCount: gathering.byteCount)
             writeFailed(socket, errno)
         }
     }
@@ -104,7 +104,7 @@ extension HybridHost {
             switch result {
             case .count(let count) where socket.type == .stream:
                 socket.backlog.removeFirst(count)
-                consumeStream(socket, byteCount: count)
+                consume(socket, byteCount: count)
             case .count:
                 let count = socket.backlog.firstRecordByteCount
                 let early = socket.backlog.removeFirstRecord()
@@ -135,8 +135,8 @@ extension HybridHost {
     private func endRecordInBacklog(_ socket: HostSocket) {
         flush()
         guard !socket.isWriteClosed else { return }
-        socket.backlog.endRecord(consumedByteCount: socket.consumedOfOpenRecord)
-        socket.consumedOfOpenRecord = 0
+        socket.backlog.endRecord(consumedByteCount: socket.consumedAheadByteCount)
+        socket.consumedAheadByteCount = 0
         guard socket.backlog.recordCount <= limits[.queuedRecords] else {
             limits.reached(.queuedRecords, now: loop.now)
             return abort(socket, "the host program does not read so many records")
@@ -177,10 +177,9 @@ extension HybridHost {
 
     private func discardOpenRecord(_ socket: HostSocket) {
         flush()
-        let count = socket.backlog.openRecordByteCount - socket.consumedOfOpenRecord
+        let count = socket.backlog.openRecordByteCount
         socket.backlog.discardOpenRecord()
-        socket.consumedOfOpenRecord = 0
-        endpoint.consume(socket.id, byteCount: count)
+        consume(socket, byteCount: count)
     }
 
     // MARK: Backlog
@@ -208,18 +207,18 @@ extension HybridHost {
         }
     }
 
-    /// The next bytes of a stream have left, or never will.
-    func consumeStream(_ socket: HostSocket, byteCount: Int) {
-        let early = min(socket.consumedOfStream, byteCount)
-        socket.consumedOfStream -= early
-        endpoint.consume(socket.id, byteCount: byteCount - early)
+    /// The next bytes of a stream, or all of the open record, have left or never will.
+    func consume(_ socket: HostSocket, byteCount: Int) {
+        let ahead = min(socket.consumedAheadByteCount, byteCount)
+        socket.consumedAheadByteCount -= ahead
+        endpoint.consume(socket.id, byteCount: byteCount - ahead)
     }
 
     private func consumeOpenRecord(_ socket: HostSocket) {
-        let held = socket.backlog.openRecordByteCount - socket.consumedOfOpenRecord
+        let held = socket.backlog.openRecordByteCount - socket.consumedAheadByteCount
         let excess = held - Int(endpoint.configuration.bufferByteCount / 2)
         guard excess > 0 else { return }
-        socket.consumedOfOpenRecord += excess
+        socket.consumedAheadByteCount += excess
         endpoint.consume(socket.id, byteCount: excess)
     }
 
