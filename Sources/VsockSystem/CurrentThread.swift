@@ -30,7 +30,7 @@ public enum CurrentThread {
         return set
     }
 
-    /// The policies of sched(7) among which a thread may change without privilege; the values of <linux/sched.h>.
+    /// The policies of sched(7) between which a thread may go to and fro without privilege; the values of <linux/sched.h>.
     public enum SchedulingPolicy: Int32, Sendable {
         /// SCHED_OTHER: who wakes up may take the processor from who runs.
         case other = 0

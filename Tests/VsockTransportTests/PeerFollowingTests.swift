@@ -2,6 +2,7 @@
 //
 // A machine in which a host program runs somewhere, and a thread's bytes cost what they cost there or elsewhere.
 
+import Glibc
 import Synchronization
 import Testing
 import VsockCore
@@ -87,8 +88,8 @@ struct PeerFollowingTests {
             var machine = try #require(Machine(processorCount: processorCount))
             machine.peer = place
             machine.thread = place + 1
-            // Four in 100 ms and the windows that they take.
-            machine.turns(processorCount / 4 * 140)
+            // Eight at a time, the windows that they take, and pauses that are twice as long when all have been tried.
+            machine.turns(processorCount / PeerFollowing.trialLimit * 80 + 100)
             #expect(machine.isWithPeer, "\(processorCount) processors")
         }
     }
@@ -559,14 +560,16 @@ struct ThreadPlacementTests {
     func policy(whileBound: Bool) throws {
         try onThread { before in
             guard let away = before.numbers.last, var traffic = Traffic() else { return ["no placement"] }
-            let wanted = whileBound ? CurrentThread.SchedulingPolicy.other : .batch
-            if !whileBound { try CurrentThread.setSchedulingPolicy(wanted) }
+            // One that nobody here would choose.
+            let idle: Int32 = 5
+            var parameters = sched_param()
+            if !whileBound { sched_setscheduler(0, idle, &parameters) }
             while try CurrentThread.allowedProcessors() == before { traffic.pass(50_000, processor: away) }
-            if whileBound { try CurrentThread.setSchedulingPolicy(wanted) }
+            if whileBound { sched_setscheduler(0, idle, &parameters) }
             var failures: [String] = []
             for _ in 0..<2 where traffic.placement.isBound { traffic.pass(0, processor: away) }
             if traffic.placement.isBound { failures.append("not let go") }
-            if CurrentThread.schedulingPolicy != wanted { failures.append("not obeyed") }
+            if sched_getscheduler(0) != idle { failures.append("not obeyed") }
             return failures
         }
     }

@@ -25,7 +25,7 @@ struct ThreadPlacement {
     /// nil when there is only one processor to run on.
     private var following: PeerFollowing?
     /// Whether the thread's policy is SCHED_BATCH because of this.
-    private var isPatient = false
+    private var isBatch = false
     /// What has happened since the last one ended.
     private(set) var window = TrafficWindow()
     private var start: UInt64
@@ -75,7 +75,7 @@ struct ThreadPlacement {
             case .bind(let processor): try CurrentThread.setAllowedProcessors(ProcessorSet([processor]))
             case .release: try CurrentThread.setAllowedProcessors(allowed)
             }
-            setPatient(isBound)
+            setBatch(isBound)
         } catch {
             // A processor has gone, or the control group has changed. It has the last word on this, too.
             if (try? CurrentThread.setAllowedProcessors(allowed)) == nil {
@@ -85,17 +85,17 @@ struct ThreadPlacement {
         }
     }
 
-    private mutating func setPatient(_ wanted: Bool) {
-        guard wanted != isPatient else { return }
+    private mutating func setBatch(_ wanted: Bool) {
+        guard wanted != isBatch else { return }
         // Here, too, whoever has changed it, chrt(1), is obeyed.
-        let expected = isPatient ? CurrentThread.SchedulingPolicy.batch : .other
-        isPatient =
+        let expected = isBatch ? CurrentThread.SchedulingPolicy.batch : .other
+        isBatch =
             CurrentThread.schedulingPolicy == expected
             && (try? CurrentThread.setSchedulingPolicy(wanted ? .batch : .other)) != nil && wanted
     }
 
     private mutating func startAnew() {
-        setPatient(false)
+        setBatch(false)
         guard let current = try? CurrentThread.allowedProcessors() else { return following = nil }
         allowed = current
         following = PeerFollowing(processors: current.numbers)

@@ -207,7 +207,7 @@ extension HybridHost {
         }
     }
 
-    /// The next bytes of a stream, or all of the open record, have left or never will.
+    /// Bytes have left, or never will: the next of a stream, or what is held of records, the open one included.
     func consume(_ socket: HostSocket, byteCount: Int) {
         let ahead = min(socket.consumedAheadByteCount, byteCount)
         socket.consumedAheadByteCount -= ahead

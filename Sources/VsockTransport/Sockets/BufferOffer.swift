@@ -25,7 +25,7 @@ struct BufferOffer: ~Copyable, @unchecked Sendable {
     }
 
     /// What the sides tell each other, in one cache line: each look at the state brings the rest along.
-    private struct Line: ~Copyable {
+    private struct CacheLine: ~Copyable {
         static let byteCount = 64
 
         let state = Atomic<Int>(State.none)
@@ -33,14 +33,15 @@ struct BufferOffer: ~Copyable, @unchecked Sendable {
         var result = ReceiveResult()
     }
 
-    private let line: UnsafeMutablePointer<Line>
+    private let line: UnsafeMutablePointer<CacheLine>
 
     init() {
-        precondition(MemoryLayout<Line>.size <= Line.byteCount, "more than a cache line")
+        precondition(MemoryLayout<CacheLine>.size <= CacheLine.byteCount, "more than a cache line")
         // With the one that is fetched along with it.
-        let memory = UnsafeMutableRawPointer.allocate(byteCount: 2 * Line.byteCount, alignment: 2 * Line.byteCount)
-        line = memory.bindMemory(to: Line.self, capacity: 1)
-        line.initialize(to: Line())
+        let pair = 2 * CacheLine.byteCount
+        let memory = UnsafeMutableRawPointer.allocate(byteCount: pair, alignment: pair)
+        line = memory.bindMemory(to: CacheLine.self, capacity: 1)
+        line.initialize(to: CacheLine())
     }
 
     deinit {

@@ -16,6 +16,8 @@ final class DriverSide: ThreadSide, PerfSide, @unchecked Sendable {
     private struct Line {
         let id: ConnectionID
         var sentOfMessage = 0
+        /// Messages that are left of a turn which the full ring has interrupted.
+        var messagesLeft = ThreadSide.turnMessageCount
         /// Bytes to send back, or that an asker waits for.
         var owedByteCount = 0
         var askedAt: UInt64 = 0
@@ -27,6 +29,8 @@ final class DriverSide: ThreadSide, PerfSide, @unchecked Sendable {
     private static let timeoutNanoseconds: UInt64 = 10_000_000_000
     /// A device that is slow to return credit is asked again; see ``EndpointConfiguration/creditProbeNanoseconds``.
     private static let longestWaitNanoseconds: UInt64 = 100_000_000
+    /// Reads, at most, before it is sent again.
+    private static let turnReadCount = 32
 
     private let driver: VsockDriver
     @exclusivity(unchecked) private var endpoint: Endpoint
@@ -111,8 +115,8 @@ final class DriverSide: ThreadSide, PerfSide, @unchecked Sendable {
             } && !quota.allowsMessage(at: now.nanoseconds)
         case .both:
             lines.allSatisfy { $0.isDeaf }
-                || (!quota.allowsMessage(at: now.nanoseconds) && lines.allSatisfy { $0.sentOfMessage == 0 }
-                    && hasReceivedEnough)
+                || (!quota.allowsMessage(at: now.nanoseconds)
+                    && lines.allSatisfy { $0.isDeaf || $0.sentOfMessage == 0 } && hasReceivedEnough)
         }
     }
 
@@ -145,13 +149,17 @@ final class DriverSide: ThreadSide, PerfSide, @unchecked Sendable {
         switch role {
         case .receive: return .idle
         case .send, .both:
-            for _ in 0..<Self.turnMessageCount {
+            var outcome = Outcome.sent
+            while lines[index].messagesLeft > 0 {
                 guard lines[index].sentOfMessage > 0 || quota.allowsMessage(at: now.nanoseconds) else { return .idle }
-                let outcome = try sendRest(index)
-                guard case .sent = outcome else { return outcome }
+                outcome = try sendRest(index)
+                guard case .sent = outcome else { break }
                 quota.take(plan.messageByteCount)
+                lines[index].messagesLeft -= 1
             }
-            return .sent
+            if case .ringIsFull = outcome { return outcome }
+            lines[index].messagesLeft = Self.turnMessageCount
+            return outcome
         case .ask:
             guard lines[index].owedByteCount == 0 else { return .idle }
             if lines[index].sentOfMessage == 0 {
@@ -228,9 +236,10 @@ final class DriverSide: ThreadSide, PerfSide, @unchecked Sendable {
         plan.tap?.batchEnded()
     }
 
-    /// Takes what has come; whether there was something. As a program that reads 64 KiB at a time gives credit back.
+    /// Takes what has come; whether there was something. Credit goes back every 64 KiB: a guest's program reads so much at
+    /// a time.
     private func receive() throws -> Bool {
-        for turn in 0..<Self.turnMessageCount {
+        for turn in 0..<Self.turnReadCount {
             let count = try driver.receive(byteLimit: PerfPlan.streamBufferByteCount) { take($0, $1) }
             guard count > 0 else { return turn > 0 }
             try sendControl()
