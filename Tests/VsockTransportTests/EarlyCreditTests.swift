@@ -53,21 +53,13 @@ struct EarlyCreditTests {
         @discardableResult
         func fill() throws -> Int {
             var count = 0
-            while try inspect({ socket, _ in socket.backlog.isEmpty }) == true {
+            while try device.credit().backlogByteCount == 0 {
                 send(2)
                 count += 2
                 try takeBack(2)
                 try #require(count < 64, "the socket takes everything")
             }
             return count
-        }
-
-        func inspect<Result: Sendable>(_ body: @Sendable @escaping (HostSocket, borrowing Endpoint) -> Result) throws
-            -> Result?
-        {
-            try device.inspect { device in
-                device.host.sockets.compactMap { $0 }.first.map { body($0, device.host.endpoint) }
-            }
         }
     }
 
@@ -94,19 +86,20 @@ struct EarlyCreditTests {
         let flow = try Flow()
         for _ in 0..<8 { try flow.guest.post([64]) }
         var sentCount = try flow.fill()
-        let early = try flow.inspect { socket, _ in (socket.backlog.byteCount, socket.consumedAheadByteCount) }
-        #expect(early.map { $0.0 > 0 && $0.0 == $0.1 } == true)
-        #expect(try flow.inspect { Self.unreadByteCount($1) } == 0)
+        let early = try flow.device.credit()
+        #expect(early.backlogByteCount > 0)
+        #expect(early.consumedAheadByteCount == early.backlogByteCount)
+        #expect(early.unreadByteCount == 0)
         // The next batch gets none: the host program does not read.
         flow.send(2)
         sentCount += 2
         try flow.takeBack(2)
-        #expect(try flow.inspect { Self.unreadByteCount($1) } == 2 * Self.payloadByteCount)
+        #expect(try flow.device.credit().unreadByteCount == 2 * Self.payloadByteCount)
         for _ in 0..<sentCount {
             #expect(try flow.host.receive(exactly: Self.payloadByteCount) == flow.payload)
         }
-        try eventually { try flow.inspect { Self.unreadByteCount($1) } == 0 }
-        #expect(try flow.inspect { socket, _ in socket.consumedAheadByteCount } == 0)
+        try eventually { try flow.device.credit().unreadByteCount == 0 }
+        #expect(try flow.device.credit().consumedAheadByteCount == 0)
     }
 
     @Test(
@@ -117,11 +110,10 @@ struct EarlyCreditTests {
         for _ in 0..<8 { try flow.guest.post([64]) }
         if isFull {
             try flow.fill()
-            let held = try flow.inspect { socket, _ in socket.backlog.byteCount } ?? 0
-            let sent = try flow.inspect { _, endpoint in endpoint.counters.receivedBytes } ?? 0
+            let credit = try flow.device.credit()
             try flow.host.shutdown(.receive)
             // There is room again, and the device finds the socket shut.
-            _ = try flow.host.receive(exactly: sent - held)
+            _ = try flow.host.receive(exactly: credit.receivedByteCount - credit.backlogByteCount)
         } else {
             try flow.host.shutdown(.receive)
             flow.send(2)
@@ -130,8 +122,7 @@ struct EarlyCreditTests {
         // The guest is told not to send any more.
         var last: Packet?
         while last?.header.operation != .shutdown { last = try flow.guest.next() }
-        let sent = try flow.inspect { _, endpoint in endpoint.counters.receivedBytes }
-        #expect(last.map { Int($0.header.forwardedCount) } == sent)
+        #expect(last.map { Int($0.header.forwardedCount) } == (try flow.device.credit().receivedByteCount))
     }
 
     @Test("the receive queue is found broken when it is to carry credit: what the guest has sent arrives")
@@ -139,7 +130,9 @@ struct EarlyCreditTests {
         let flow = try Flow()
         // A buffer for the first credit, and then a descriptor that there is not, at which nobody looks before.
         try flow.guest.post([64])
-        try eventually { try flow.inspect { socket, _ in !socket.isReadable } == true }
+        try eventually {
+            try flow.device.inspect { device in device.host.sockets.contains { $0?.isReadable == false } }
+        }
         flow.guest.rings[Self.receive].offer([.max])
         let count = Int(VsockDeviceConfiguration.defaultBufferByteCount) / Self.payloadByteCount
         for turn in 1...2 {
@@ -153,11 +146,5 @@ struct EarlyCreditTests {
         #expect(flow.device.log.contains("error: queue broken"))
         // A device that is stopped returns nothing: the request, and all packets but the last two, came back before.
         #expect(flow.guest.rings[Self.transmit].used.acquireIndex() == UInt16(1 + 2 * count - 2))
-    }
-
-    private static func unreadByteCount(_ endpoint: borrowing Endpoint) -> Int {
-        var count = 0
-        for id in endpoint.connectionIDs { count += Int(endpoint.snapshot(id)?.credit.receivedByteCount ?? 0) }
-        return count
     }
 }

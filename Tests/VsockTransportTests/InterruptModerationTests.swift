@@ -86,12 +86,18 @@ struct InterruptModerationTests {
         withExtendedLifetime(device) {}
     }
 
-    @Test("an interrupt that was put off comes when the queue is stopped")
-    func stopped() throws {
+    /// What a monitor does to a queue that runs.
+    enum Interference: CaseIterable, Sendable {
+        case stop, newMemoryTable
+    }
+
+    @Test(
+        "an interrupt that was put off comes when the queue is stopped, or goes on in other memory",
+        arguments: Interference.allCases)
+    func interrupted(_ interference: Interference) throws {
         let device = try TestDevice()
         let guest = try RingGuest(device, indirect: true)
         try guest.post([64, 64, 64, 64])
-        var base: UInt16 = 0
         for round in 1...50 {
             // One for which the interrupt comes at once, and another behind it, not long after.
             try guest.send(guest.packet(.creditRequest, from: 1))
@@ -102,10 +108,30 @@ struct InterruptModerationTests {
                 try #require(MonotonicClock.now() < end, "a packet does not come back")
                 CurrentThread.yield()
             }
-            _ = try guest.frontend.perform(.getQueueBase(queue: Self.transmit), [])
-            try guest.awaitCall(Self.transmit)
-            base += 2
-            try guest.start(Self.transmit, base: base)
+            switch interference {
+            case .stop:
+                _ = try guest.frontend.perform(.getQueueBase(queue: Self.transmit), [])
+                try guest.awaitCall(Self.transmit)
+                try guest.start(Self.transmit, base: UInt16(2 * round))
+            case .newMemoryTable:
+                try guest.frontend.perform(.setMemoryTable([guest.region]), [guest.memory.rawDescriptor])
+                try guest.awaitCall(Self.transmit)
+            }
         }
+    }
+
+    @Test("a queue that has run before, under another device, is interrupted: that one may have put it off")
+    func otherDevice() throws {
+        let device = try TestDevice()
+        let guest = try RingGuest(device, indirect: true)
+        try guest.post([64, 64, 64, 64])
+        try guest.send(guest.packet(.creditRequest, from: 1))
+        try guest.awaitCall(Self.transmit)
+        _ = try guest.frontend.perform(.getQueueBase(queue: Self.transmit), [])
+        // The device forgets all of it, as one that has just been started.
+        try guest.frontend.perform(.resetDevice, [])
+        try guest.start(Self.transmit, base: 1)
+        try guest.awaitCall(Self.transmit)
+        withExtendedLifetime(device) {}
     }
 }
