@@ -119,6 +119,76 @@ struct DeviceLimitTests {
         #expect(try entry(device, .failedClients).current == 0)
     }
 
+    @Test("a monitor's messages have so much time in a second, and the next one waits until it is over")
+    func monitorMilliseconds() throws {
+        let device = try TestDevice { $0.limits[.monitorMilliseconds] = 5 }
+        let guest = try RingGuest(device)
+        func repeatTable(untilReached count: Int) throws {
+            try eventually {
+                try guest.frontend.perform(.setMemoryTable([guest.region]), [guest.memory.rawDescriptor])
+                return try entry(device, .monitorMilliseconds).reachedCount >= count
+            }
+        }
+        // The start may have taken more than that.
+        let count = try entry(device, .monitorMilliseconds).reachedCount
+        try repeatTable(untilReached: count + 1)
+        let start = MonotonicClock.now()
+        // There is a whole second between the next time and the one after it.
+        try repeatTable(untilReached: count + 3)
+        #expect(MonotonicClock.now() - start >= 1_000_000_000)
+        #expect(device.log.contains("limit reached", "max-monitor-milliseconds=5"))
+    }
+
+    /// Second monitors, which are turned away, until the first has used up its time once more.
+    private func useUpMonitorTime(_ device: TestDevice) throws {
+        let count = try entry(device, .monitorMilliseconds).reachedCount
+        try eventually {
+            // No connection is made while the socket's backlog is full.
+            for _ in 0..<20 { (try? HostProgram(connectingTo: device.socketPath, type: .stream))?.close() }
+            return try entry(device, .monitorMilliseconds).reachedCount > count
+        }
+    }
+
+    @Test("a guest goes on while its monitor has to wait, and the loop does not turn for who waits")
+    func monitorPause() throws {
+        let device = try TestDevice { $0.limits[.monitorMilliseconds] = 5 }
+        let pair = try ConnectedPair(device, try device.guest(), .stream, from: .guest)
+        func state() throws -> (isPaused: Bool, reachedCount: Int, iterationCount: Int) {
+            try device.inspect {
+                ($0.monitorPace.isPaused, $0.limits.count(.monitorMilliseconds), $0.loop.iterationCount)
+            }
+        }
+        // On a slow machine a pause may be over too soon.
+        try eventually {
+            try useUpMonitorTime(device)
+            let waiting = try? HostProgram(connectingTo: device.socketPath, type: .stream)
+            defer { waiting?.close() }
+            let before = try state()
+            try pair.send([1])
+            #expect(try pair.host.receive() == [1])
+            try pair.host.send([2])
+            #expect(try pair.receive() == [2])
+            let after = try state()
+            guard before.isPaused, after.isPaused, before.reachedCount == after.reachedCount else { return false }
+            #expect(after.iterationCount - before.iterationCount < 100)
+            return true
+        }
+    }
+
+    @Test("a monitor that leaves while it has to wait makes room for the next, as do those that have waited in vain")
+    func monitorLeaves() throws {
+        let device = try TestDevice { $0.limits[.monitorMilliseconds] = 5 }
+        var guest: GuestSockets? = try device.guest()
+        #expect(guest?.connectionCount == 0)
+        try useUpMonitorTime(device)
+        // One that gives up before its turn has come, and the next one behind it.
+        let impatient = try HostProgram(connectingTo: device.socketPath, type: .stream)
+        guest = nil
+        impatient.close()
+        guest = try device.guest()
+        _ = try ConnectedPair(device, try #require(guest), .stream, from: .guest)
+    }
+
     @Test("records that nobody reads: the connection is reset at the limit, the others go on")
     func queuedRecords() throws {
         let device = try TestDevice { $0.limits[.queuedRecords] = 10 }

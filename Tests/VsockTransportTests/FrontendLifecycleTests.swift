@@ -262,6 +262,32 @@ struct FrontendLifecycleTests {
         #expect(try guest.next()?.header.operation == .reset)
     }
 
+    @Test("kicks of queues that are broken are not looked at; those of queues that are set up anew are")
+    func kicksOfBrokenQueues() throws {
+        let device = try TestDevice()
+        let guest = try RingGuest(device)
+        guest.rings[Self.transmit].offer([.max])
+        guest.kick(Self.transmit)
+        try eventually { try device.inspect { !$0.isReady } }
+        // A queue is not set up anew by another descriptor alone.
+        try guest.setKick(Self.transmit)
+        let before = try device.inspect { $0.loop.iterationCount }
+        for _ in 0..<5000 {
+            guest.kick(Self.transmit)
+            guest.kick(Self.receive)
+        }
+        // To look is an iteration, too.
+        #expect(try device.inspect { $0.loop.iterationCount } - before <= 2)
+        for queue in 0..<2 {
+            try guest.frontend.perform(.getQueueBase(queue: queue), [])
+            try guest.renew(queue)
+            try guest.start(queue)
+        }
+        try guest.post([100])
+        try guest.send(guest.packet(.request))
+        #expect(try guest.next()?.header.operation == .reset)
+    }
+
     /// Kicks and kicks, at times with something to do, which is then done in the middle of a pause; the device's loop
     /// may not turn for each.
     private func flood(_ device: TestDevice, _ guest: RingGuest, _ work: (Int) throws -> Void) throws {

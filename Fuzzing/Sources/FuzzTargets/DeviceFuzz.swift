@@ -73,6 +73,8 @@ final class DeviceUnderFuzz {
         hasPath = options & 0x40 != 0
         let path = hasPath ? try bench.socketPath() : "/nowhere/v"
         var configuration = VsockDeviceConfiguration(guestCID: 3, socketPath: "/nowhere", hybridPath: path)
+        // The loop's second is never over.
+        configuration.limits[.monitorMilliseconds] = DeviceLimits.Name.monitorMilliseconds.range.upperBound
         configuration.seqpacket = SeqpacketMode.allCases[Int(options >> 1 & 3)]
         var endpoint = EndpointConfiguration(localCID: .host, peerCID: .init(rawValue: 3), framing: .none)
         endpoint.bufferByteCount = [262_144, 4096, 64, 1 << 30][Int(options >> 3 & 3)]

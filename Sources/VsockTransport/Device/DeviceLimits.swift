@@ -33,6 +33,9 @@ public struct DeviceLimits: Sendable, Equatable {
         /// Requests of the guest that other guests refuse, or do not answer, within one second: each of them costs those
         /// guests as well. What it asks for then is refused by its own device until the second is over.
         case failedRequests = "max-failed-requests"
+        /// Milliseconds of processor time that what the monitor asks for may take within one second. What it asks for then
+        /// waits until the second is over.
+        case monitorMilliseconds = "max-monitor-milliseconds"
         /// Regions of guest memory.
         case memoryRegions = "max-memory-regions"
         /// Segments of memory of one descriptor chain from the guest.
@@ -52,6 +55,8 @@ public struct DeviceLimits: Sendable, Equatable {
             case .queuedRecords: 256 * 1024
             case .lingering: 1024
             case .siblingMessages: 65_536
+            // A guest's start takes half of one, and thirteen with all memory regions added one by one.
+            case .monitorMilliseconds: 50
             // What a KVM guest can have.
             case .memoryRegions: 509
             // A chain of Linux has at most 19.
@@ -68,6 +73,7 @@ public struct DeviceLimits: Sendable, Equatable {
             case .queuedBytes: 1 << 16...1 << 40
             case .queuedRecords: 1...1 << 30
             case .siblingMessages: 1...1 << 24
+            case .monitorMilliseconds: 1...1000
             case .memoryRegions: 1...509
             // A batch of chains shares the list.
             case .chainSegments: 64...65_536

@@ -22,7 +22,8 @@ final class KickPause: LoopTask {
 
     private let loop: EventLoop
     private unowned let session: VhostUserSession
-    private var isPaused = false
+    /// Whether the session is to look away.
+    private(set) var isPaused = false
 
     init(_ loop: EventLoop, _ session: VhostUserSession) {
         self.loop = loop
@@ -33,13 +34,13 @@ final class KickPause: LoopTask {
     func kicked(vainCount: Int) {
         guard vainCount > Self.vainKickLimit, !isPaused else { return }
         isPaused = true
-        session.watchKicks(false)
+        session.watchKicks()
         loop.setDeadline(loop.now.advanced(byNanoseconds: Self.nanoseconds), for: self)
     }
 
     override func deadlinePassed() {
         isPaused = false
-        session.watchKicks(true)
+        session.watchKicks()
     }
 
     /// The session has ended.

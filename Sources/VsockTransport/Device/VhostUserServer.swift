@@ -8,13 +8,15 @@ import VsockCore
 import VsockSystem
 
 /// Joins one VM's device to whatever monitor connects.
-final class VhostUserServer: PollHandler {
+final class VhostUserServer: PollHandler, MonitorListener {
     let device: VsockDevice
     private let loop: EventLoop
     private let log: Logger
     private let listener: UnixListener
     private var watch: Watch?
     private var session: VhostUserSession?
+    /// Descriptors have run out.
+    private var isStalled = false
     private let retry = Retry()
 
     /// Creates the device's sockets and listens for a monitor. Without a `host` of the caller's, the host is the file
@@ -35,6 +37,7 @@ final class VhostUserServer: PollHandler {
         }
         super.init()
         retry.server = self
+        device.monitorPace.listener = self
         do throws(SystemCallError) {
             watch = try loop.watch(listener.rawDescriptor, [.readable], self)
         } catch {
@@ -50,8 +53,8 @@ final class VhostUserServer: PollHandler {
             session?.stop()
             session = nil
         }
-        pause()
         loop.forget(retry)
+        pause()
     }
 
     private func pause() {
@@ -59,7 +62,9 @@ final class VhostUserServer: PollHandler {
         watch = nil
     }
 
+    /// Looks at the listening socket, unless that has to wait.
     private func resume() {
+        guard watch == nil, !isStalled, !device.monitorPace.isPaused else { return }
         do throws(SystemCallError) {
             watch = try loop.watch(listener.rawDescriptor, [.readable], self)
         } catch {
@@ -71,18 +76,36 @@ final class VhostUserServer: PollHandler {
     /// loop must not find it there again and again.
     private func retryLater(_ error: SystemCallError) {
         log.error("a monitor cannot be served now", metadata: ["error": "\(error)"])
+        isStalled = true
         pause()
         loop.setDeadline(loop.now.advanced(byNanoseconds: 1_000_000_000), for: retry)
     }
 
     private final class Retry: LoopTask {
         weak var server: VhostUserServer?
-        override func deadlinePassed() { server?.resume() }
+        override func deadlinePassed() {
+            server?.isStalled = false
+            server?.resume()
+        }
     }
 
-    override func ready(_ events: PollEvents) {
+    func monitorPaceChanged() {
+        // The monitor that is there may have left, and comes before the next one.
+        session?.monitorPaceChanged()
+        if device.monitorPace.isPaused { pause() } else { resume() }
+    }
+
+    override func ready(_ events: PollEvents) { device.monitorPace.charge { accept() } }
+
+    private func accept() {
         do throws(SystemCallError) {
             guard let descriptor = try listener.accept() else { return }
+            if let session, session.hasMonitorLeft {
+                // It waited in the backlog, or has said more than there was a turn for.
+                log.info("monitor disconnected")
+                device.hostSide.exclusively { session.stop() }
+                self.session = nil
+            }
             guard session == nil else {
                 log.warning("a second monitor was turned away: one is connected")
                 return

@@ -24,7 +24,10 @@ extension VhostUserSession {
             if !state.isStarted {
                 // Whatever starts it next says where it begins.
                 queue.pausedBase = nil
-                queue.isBroken = false
+                if queue.isBroken {
+                    queue.isBroken = false
+                    watchKicks()
+                }
             }
         }
     }
@@ -68,20 +71,26 @@ extension VhostUserSession {
         do throws(SystemCallError) {
             // Each write to an eventfd is an edge, so that its count need not be read; a pipe would fill up.
             let drains = EventNotifier.needsDraining(kick)
-            let events: PollEvents = drains ? .readable : [.readable, .edgeTriggered]
-            queues[queue].kickEvents = events
-            queues[queue].kickWatch = try loop.watch(kick, events, KickHandler(kick, self, queue, drains: drains))
+            queues[queue].kickEvents = drains ? .readable : [.readable, .edgeTriggered]
+            queues[queue].kickWatch = try loop.watch(
+                kick, kickEvents(queues[queue]), KickHandler(kick, self, queue, drains: drains))
         } catch {
             log.error("kicks cannot be watched", metadata: ["queue": "\(queue)", "error": "\(error)"])
         }
     }
 
+    /// What to look for at a kick descriptor: not for kicks in a pause of them, and not for those of a queue that is broken
+    /// until it is set up anew. What the kernel reports unasked, an error, keeps being an edge.
+    private func kickEvents(_ queue: Queue) -> PollEvents {
+        kickPause.isPaused || queue.isBroken ? queue.kickEvents.subtracting(.readable) : queue.kickEvents
+    }
+
     /// Looks at the kick descriptors, or away from them.
-    func watchKicks(_ isWatched: Bool) {
+    func watchKicks() {
         for queue in queues {
             guard let watch = queue.kickWatch, let kick = queue.kick?.rawValue else { continue }
             do throws(SystemCallError) {
-                try loop.modify(watch, kick, isWatched ? queue.kickEvents : [])
+                try loop.modify(watch, kick, kickEvents(queue))
             } catch {
                 log.error("kicks cannot be watched", metadata: ["error": "\(error)"])
             }
@@ -107,7 +116,7 @@ extension VhostUserSession {
         kickPause.kicked(vainCount: device.vainKickCount)
         switch drained {
         case .count(0), .failed:
-            // A pipe whose writer is gone is readable for ever.
+            // A pipe whose writer is gone is readable for ever, and so may other descriptors be.
             log.warning("kick descriptor is dead", metadata: ["queue": "\(queue)"])
             stopKicks(queue)
         case .count, .wouldBlock:
@@ -131,6 +140,8 @@ private final class KickHandler: PollHandler {
     }
 
     override func ready(_ events: PollEvents) {
-        session.kicked(queue, drains ? EventNotifier.drain(descriptor) : .wouldBlock)
+        // What is not an eventfd may have nothing to tell but that.
+        let isDead = !drains && !events.isDisjoint(with: [.error, .hangUp])
+        session.kicked(queue, drains ? EventNotifier.drain(descriptor) : isDead ? .count(0) : .wouldBlock)
     }
 }

@@ -40,6 +40,7 @@ final class VhostUserSession: PollHandler, VsockDeviceFrontend {
     let log: Logger
     private let ended: () -> Void
     private var watch: Watch?
+    private var hasEnded = false
     var session: BackendSession
     private var reader = MessageReader()
     var received = DescriptorList()
@@ -91,15 +92,48 @@ final class VhostUserSession: PollHandler, VsockDeviceFrontend {
 
     /// Ends the session: the driver is gone for the device.
     func stop() {
-        guard let watch else { return }
-        loop.unwatch(watch, descriptor.rawValue)
-        self.watch = nil
+        guard !hasEnded else { return }
+        hasEnded = true
+        pause()
         for index in queues.indices { stopKicks(index) }
         kickPause.stop()
         device.driverLeft()
         device.setMemory(nil)
+        // Now, as part of the work that the monitor has asked for, and not when the last reference goes.
+        mappings = []
+        inflight = nil
+        createdInflight = nil
+        backendChannel = nil
+        for queue in queues {
+            queue.call = nil
+            queue.error = nil
+        }
         device.memoryLoss.reset()
         if device.frontend === self { device.frontend = nil }
+    }
+
+    /// Whether the monitor has left, whatever it has said before.
+    var hasMonitorLeft: Bool {
+        let events = try? DescriptorIO.waitUntilReady(
+            descriptor.rawValue, for: .readHangUp, timeoutNanoseconds: 0)
+        return events.map { !$0.isDisjoint(with: [.readHangUp, .hangUp]) } ?? false
+    }
+
+    private func pause() {
+        if let watch { loop.unwatch(watch, descriptor.rawValue) }
+        watch = nil
+    }
+
+    /// Looks at the monitor's messages, and at its end, or away.
+    func monitorPaceChanged() {
+        guard !hasEnded, !device.monitorPace.isPaused else { return pause() }
+        guard watch == nil else { return }
+        do throws(SystemCallError) {
+            watch = try loop.watch(descriptor.rawValue, [.readable, .readHangUp], self)
+        } catch {
+            log.error("monitor disconnected: it cannot be watched", metadata: ["error": "\(error)"])
+            device.hostSide.exclusively { end() }
+        }
     }
 
     // MARK: VsockDeviceFrontend
@@ -114,26 +148,29 @@ final class VhostUserSession: PollHandler, VsockDeviceFrontend {
             queues[index].pausedBase = stopQueue(index)
             queues[index].isBroken = true
         }
+        watchKicks()
     }
 
     func memoryLost() {
-        guard watch != nil else { return }
+        guard !hasEnded else { return }
         log.error("memory of the monitor is gone, its file may be shorter; the monitor is disconnected")
         for queue in queues {
             if let error = queue.error?.rawValue { _ = EventNotifier.signal(error) }
         }
-        end()
+        device.monitorPace.charge { end() }
     }
 
     // MARK: Messages
 
-    override func ready(_ events: PollEvents) { device.hostSide.exclusively { serve() } }
+    override func ready(_ events: PollEvents) {
+        device.monitorPace.charge { device.hostSide.exclusively { serve() } }
+    }
 
     private func serve() {
         do throws(SessionEnd) {
             // What is left makes the descriptor ready again.
             for _ in 0..<Self.turnMessageCount {
-                guard watch != nil, let message = try readMessage() else { break }
+                guard !hasEnded, let message = try readMessage() else { break }
                 try handle(message)
             }
         } catch {

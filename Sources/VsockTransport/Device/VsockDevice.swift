@@ -67,6 +67,8 @@ final class VsockDevice: LoopTask {
     weak var frontend: (any VsockDeviceFrontend)?
     /// What the session's mappings report.
     let memoryLoss: MemoryLoss
+    /// How much of the thread the monitor has had.
+    let monitorPace: MonitorPace
 
     /// The segments of the transmit chains at hand; a chain of Linux has at most 19 of them.
     @exclusivity(unchecked) var segments: SegmentList
@@ -98,6 +100,7 @@ final class VsockDevice: LoopTask {
         segments = SegmentList(capacity: configuration.limits[.chainSegments])
         let limits = LimitWatch(configuration.limits, log: log)
         self.limits = limits
+        monitorPace = MonitorPace(limits, loop: loop)
         let memoryLoss = MemoryLoss()
         self.memoryLoss = memoryLoss
         let endpoint = configuration.endpoint
@@ -125,6 +128,7 @@ final class VsockDevice: LoopTask {
         self.log = log
         segments = SegmentList(capacity: configuration.limits[.chainSegments])
         limits = LimitWatch(configuration.limits, log: log)
+        monitorPace = MonitorPace(limits, loop: loop)
         memoryLoss = MemoryLoss()
         hostSide = host
         hybridHost = nil
@@ -160,6 +164,7 @@ final class VsockDevice: LoopTask {
         case .lingering: return hybridHost?.lingering.count ?? 0
         case .siblingMessages: return siblings?.inbox.count ?? 0
         case .failedRequests: return siblings?.failureCount ?? 0
+        case .monitorMilliseconds: return monitorPace.spentMilliseconds
         case .memoryRegions: return memory?.regions.count ?? 0
         case .queuedRecords, .chainSegments: return nil
         }
@@ -250,6 +255,7 @@ final class VsockDevice: LoopTask {
         listener?.stop()
         siblings?.stop()
         loop.forget(self)
+        loop.forget(monitorPace)
         hostSide.carrier = nil
     }
 

@@ -36,7 +36,7 @@ final class HybridListener: LoopTask {
     private var isStalled = false
     /// There are as many clients as there may be: accepting waits until one has spoken or has lost its place.
     private var isFull = false
-    private var failures = FailureRate()
+    private var failures = RatePerSecond()
 
     /// Binds both sockets with `mode` and `owner`; none is left behind when the second cannot be bound.
     init(

@@ -46,7 +46,7 @@ final class SiblingHost: LoopTask, DeviceHost {
     var deferred: [DeferredRequest] = []
     var counters = SiblingCounters()
     /// Requests of the guest that have failed.
-    private var failures = FailureRate()
+    private var failures = RatePerSecond()
 
     private let neighbours: [UInt32: SiblingInbox]
     /// The ways that have been gone.

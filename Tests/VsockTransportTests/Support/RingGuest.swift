@@ -145,8 +145,12 @@ final class RingGuest {
                     availableRing: address(layout.availableRing))), [])
         try frontend.perform(.setError(queue: queue, hasDescriptor: true), [errors[queue].rawDescriptor])
         try frontend.perform(.setCall(queue: queue, hasDescriptor: true), [calls[queue].rawDescriptor])
-        try frontend.perform(.setKick(queue: queue, hasDescriptor: true), [kicks[queue].rawDescriptor])
+        try setKick(queue)
         try frontend.perform(.setQueueEnabled(queue: queue, true), [])
+    }
+
+    func setKick(_ queue: Int) throws {
+        try frontend.perform(.setKick(queue: queue, hasDescriptor: true), [kicks[queue].rawDescriptor])
     }
 
     /// A ring with nothing in it, at a new place.
