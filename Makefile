@@ -95,12 +95,13 @@ recovery: release
 	VSOCK_COMMAND=$(VSOCK) VSOCK_KILLS=$(KILLS) $(SWIFT) test $(BUILD_FLAGS) --filter '^VsockCommandTests\.RecoveryTests'
 
 # The share of the throughput without an attack that two other VMs keep, for each attack. On a machine with nothing else
-# to do, and with a processor for each of guests, programs and device.
+# to do, and with a processor for each of guests, programs and device. LOAD is what they send and receive each way, in
+# MiB a second: as much as they can without it.
 ATTACK_SECONDS ?= 5
 THREADS ?= 2
 isolation: release
-	VSOCK_COMMAND=$(VSOCK) VSOCK_ATTACK_SECONDS=$(ATTACK_SECONDS) VSOCK_THREADS=$(THREADS) $(SWIFT) test $(BUILD_FLAGS) \
-		--filter '^VsockCommandTests\.IsolationTests'
+	VSOCK_COMMAND=$(VSOCK) VSOCK_ATTACK_SECONDS=$(ATTACK_SECONDS) VSOCK_THREADS=$(THREADS) VSOCK_LOAD=$(LOAD) \
+		$(SWIFT) test $(BUILD_FLAGS) --filter '^VsockCommandTests\.IsolationTests'
 
 # Thirty minutes, unless SECONDS says otherwise.
 soak: SECONDS = 1800

@@ -72,7 +72,6 @@ func readText(_ descriptor: Int32, count: Int) throws -> String {
     String(decoding: try read(descriptor, count: count), as: UTF8.self)
 }
 
-/// Reads to the end of a stream.
 /// Reads text until it contains a word.
 func readText(_ descriptor: Int32, until word: String) throws -> String {
     var text = ""
@@ -84,6 +83,7 @@ func readText(_ descriptor: Int32, until word: String) throws -> String {
     return text
 }
 
+/// Reads to the end of a stream.
 func readAll(_ descriptor: Int32) throws -> [UInt8] {
     var bytes: [UInt8] = []
     while true {

@@ -15,6 +15,8 @@ import VsockWire
 final class GuestTraffic: Sendable {
     private static let port: UInt32 = 5000
     private static let blockByteCount = 1 << 16
+    /// What a load of so many bytes a second may be late by, and catch up on.
+    private static let latenessNanoseconds: UInt64 = 10_000_000
 
     private let guest: SocketDriver
     private let counts: Counts
@@ -34,8 +36,9 @@ final class GuestTraffic: Sendable {
         }
     }
 
-    /// Starts to send both ways between the guest of the device at `path` and the host.
-    init(path: String, hybridPath: String) throws {
+    /// Starts to send both ways between the guest of the device at `path` and the host: each way so much, or all that
+    /// goes.
+    init(path: String, hybridPath: String, bytesPerSecond: Int? = nil) throws {
         let guest = try SocketDriver(path: path)
         self.guest = guest
         let listener = try UnixListener(UnixAddress("\(hybridPath)_\(Self.port)"), type: .stream)
@@ -53,7 +56,7 @@ final class GuestTraffic: Sendable {
         self.counts = counts
         parts = [
             try Background {
-                try Self.send(counts) { bytes in
+                try Self.send(counts, bytesPerSecond) { bytes in
                     var offset = 0
                     while offset < bytes.count {
                         let options = SendOptions(timeoutNanoseconds: testDeadline)
@@ -75,7 +78,7 @@ final class GuestTraffic: Sendable {
                 }
             },
             try Background {
-                try Self.send(counts) {
+                try Self.send(counts, bytesPerSecond) {
                     try writeAll(sendingHost.rawValue, $0)
                 } end: {
                     try SocketOptions.shutdown(sendingHost.rawValue, .send)
@@ -97,11 +100,19 @@ final class GuestTraffic: Sendable {
     }
 
     private static func send(
-        _ counts: Counts, _ send: ([UInt8]) throws -> Void, end: () throws -> Void
+        _ counts: Counts, _ bytesPerSecond: Int?, _ send: ([UInt8]) throws -> Void, end: () throws -> Void
     ) throws -> Int {
         var block = [UInt8](repeating: 0, count: blockByteCount)
         var number = 0
+        let pause = try Pause()
+        let blockNanoseconds = bytesPerSecond.map { UInt64(blockByteCount) * 1_000_000_000 / UInt64($0) } ?? 0
+        var due = MonotonicClock.now()
         while !counts.mustStop.load(ordering: .relaxed) {
+            if blockNanoseconds > 0 {
+                try pause.end(at: due)
+                // What could not be sent in time is not made up for, but for what the clock of the kernel is late by.
+                due = max(due, MonotonicClock.now() - latenessNanoseconds) + blockNanoseconds
+            }
             fill(&block, number)
             try send(block)
             number += 1

@@ -5,7 +5,8 @@
 // VSOCK_ATTACK_SECONDS is how long each attack goes on; `make isolation` takes some seconds and prints what share of
 // their throughput the others keep: of what they have beside a VM that computes and leaves its device alone, for a
 // guest's own processor time is not the device's to limit, and of what they have beside an idle one. VSOCK_THREADS is the
-// number of the daemon's threads: with two of them, the second of the others shares one with the hostile VM.
+// number of the daemon's threads: with two of them, the second of the others shares one with the hostile VM. VSOCK_LOAD
+// is what the others send and receive, in MiB a second each way: as much as they can without it.
 
 import Glibc
 import Testing
@@ -25,10 +26,19 @@ import VsockTestSupport
         }
         return names.split(separator: ",").compactMap { Attack(rawValue: String($0)) }
     }()
+    private static let load = getenv("VSOCK_LOAD").flatMap { UInt16(String(cString: $0)) }.flatMap {
+        $0 > 0 ? Int($0) << 20 : nil
+    }
     /// How long an attack, or what it is compared with, goes on at a time: they take turns.
     private static let sliceNanoseconds: UInt64 = seconds == nil ? 200_000_000 : 1_000_000_000
     /// What a daemon may grow by under all attacks: buffers that are kept for reuse, and what the allocator keeps.
     private static let growthLimit = 32 << 20
+
+    /// Where the others are: the hostile VM is the first of the daemon, and VM number n is on thread n modulo their number.
+    private static let placesOfOthers: [String] = {
+        let threads = getenv("VSOCK_THREADS").flatMap { Int(String(cString: $0)) } ?? ResourceLimits.processorCount
+        return (1...2).map { $0 % max(1, threads) == 0 ? "same thread" : "other thread" }
+    }()
 
     /// What the third VM does while the two others are looked at.
     private enum Neighbour: CaseIterable {
@@ -39,11 +49,15 @@ import VsockTestSupport
         case attacking
     }
 
+    private static func compute(until end: UInt64) { while MonotonicClock.now() < end {} }
+
     @Test("whatever a VM does, the others lose no byte, and the daemon neither ends nor grows")
     func attacks() throws {
         let directory = try TemporaryDirectory()
+        // In the short time of a test an attack is not to wait.
+        let pace = Self.seconds == nil ? ",max-monitor-milliseconds=1000" : ""
         let vms = [3, 4, 5].flatMap { cid in
-            ["--vm", "guest-cid=\(cid),socket=\(directory.path)/s\(cid),uds-path=\(directory.path)/v\(cid)"]
+            ["--vm", "guest-cid=\(cid),socket=\(directory.path)/s\(cid),uds-path=\(directory.path)/v\(cid)\(pace)"]
         }
         let threads = getenv("VSOCK_THREADS").map { ["--threads", String(cString: $0)] } ?? []
         let begin = MonotonicClock.now()
@@ -59,22 +73,18 @@ import VsockTestSupport
             cid: 3, socketPath: "\(directory.path)/s3", hybridPath: "\(directory.path)/v3", hostPort: 6000,
             siblings: [4, 5, 6])
         let others = try [4, 5].map { cid in
-            try GuestTraffic(path: "\(directory.path)/s\(cid)", hybridPath: "\(directory.path)/v\(cid)")
+            try GuestTraffic(
+                path: "\(directory.path)/s\(cid)", hybridPath: "\(directory.path)/v\(cid)", bytesPerSecond: Self.load)
         }
         func received() -> [Int] { others.map(\.receivedByteCount) }
         /// Bytes a second of the others while `body` runs.
-        func rates(_ body: () -> Void) -> [Double] {
+        func rates(_ body: () throws -> Void) rethrows -> [Double] {
             let (before, start) = (received(), MonotonicClock.now())
-            body()
+            try body()
             let seconds = Double(MonotonicClock.now() - start) / 1e9
             return zip(received(), before).map { Double($0 - $1) / seconds }
         }
-        let never = try EventNotifier()
-        func pause(until end: UInt64) {
-            let now = MonotonicClock.now()
-            _ = try? DescriptorIO.waitUntilReady(
-                never.rawDescriptor, for: .readable, timeoutNanoseconds: end > now ? end - now : 0)
-        }
+        let pause = try Pause()
 
         try poll { received().allSatisfy { $0 > 4 << 20 } }
         // Once each, so that what is kept for reuse is there.
@@ -83,34 +93,39 @@ import VsockTestSupport
             attack.run(target, until: MonotonicClock.now() + 50_000_000, random: &random)
         }
         let before = try DaemonFootprint(of: serve.processID)
-        for (seed, attack) in Self.attacks.enumerated() {
+        // Measured without an attack first: what two rows can differ by without a reason.
+        let control: [Attack?] = Self.seconds == nil ? [] : [nil]
+        for (seed, attack) in (control + Self.attacks).enumerated() {
+            let name = attack?.rawValue ?? "none, computing"
             var random = SeededGenerator(seed: UInt64(seed))
             var totals = Dictionary(uniqueKeysWithValues: Neighbour.allCases.map { ($0, [0.0, 0.0]) })
             for _ in 0..<(Self.seconds.map { max(1, Int($0)) } ?? 1) {
                 for neighbour in Self.seconds == nil ? [.attacking] : Neighbour.allCases {
                     let begin = MonotonicClock.now()
                     let end = begin + Self.sliceNanoseconds
-                    let rates = rates {
+                    let rates = try rates {
                         switch neighbour {
-                        case .idle: pause(until: end)
-                        case .computing: while MonotonicClock.now() < end {}
-                        case .attacking: attack.run(target, until: end, random: &random)
+                        case .idle: try pause.end(at: end)
+                        case .computing: Self.compute(until: end)
+                        case .attacking:
+                            guard let attack else { return Self.compute(until: end) }
+                            attack.run(target, until: end, random: &random)
                         }
                     }
-                    try #require(MonotonicClock.now() - begin < testDeadline, "after \(attack) no monitor is served")
+                    try #require(MonotonicClock.now() - begin < testDeadline, "after \(name) no monitor is served")
                     totals[neighbour] = zip(totals[neighbour] ?? [], rates).map { $0 + $1 }
                 }
             }
             let isAlive = kill(serve.processID, 0) == 0
-            #expect(isAlive, "\(attack), seed \(seed)")
+            #expect(isAlive, "\(name), seed \(seed)")
             let start = received()
             try poll { zip(received(), start).allSatisfy { $0 > $1 } }
             guard Self.seconds != nil else { continue }
             func shares(of neighbour: Neighbour) -> String {
-                zip(totals[.attacking] ?? [], totals[neighbour] ?? []).map { "\(Int(100 * $0 / max(1, $1))) %" }
-                    .joined(separator: ", ")
+                zip(zip(totals[.attacking] ?? [], totals[neighbour] ?? []), Self.placesOfOthers)
+                    .map { "\($1) \(Int(100 * $0.0 / max(1, $0.1))) %" }.joined(separator: ", ")
             }
-            print("\(attack.rawValue): \(shares(of: .computing)); against idle: \(shares(of: .idle))")
+            print("\(name): \(shares(of: .computing)); beside an idle VM: \(shares(of: .idle))")
         }
         for traffic in others {
             let isWhole = try traffic.finish()
