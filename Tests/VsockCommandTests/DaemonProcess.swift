@@ -14,6 +14,8 @@ struct DaemonFootprint: CustomStringConvertible {
     let descriptorCount: Int
 
     init(of processID: Int32) throws {
+        // First: with the last descriptor of a guest its memory has gone.
+        descriptorCount = try FileSystem.names(in: "/proc/\(processID)/fd").count
         let text = String(decoding: try FileSystem.read("/proc/\(processID)/smaps_rollup", limit: 65536), as: UTF8.self)
         func byteCount(_ name: String) throws -> Int {
             let line = try #require(text.split(separator: "\n").first { $0.hasPrefix(name) }, "\(text)")
@@ -21,7 +23,6 @@ struct DaemonFootprint: CustomStringConvertible {
         }
         anonymousByteCount = try byteCount("Anonymous:")
         residentByteCount = try byteCount("Rss:")
-        descriptorCount = try FileSystem.names(in: "/proc/\(processID)/fd").count
     }
 
     var description: String {

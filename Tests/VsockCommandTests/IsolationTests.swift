@@ -99,7 +99,8 @@ import VsockTestSupport
             let name = attack?.rawValue ?? "none, computing"
             var random = SeededGenerator(seed: UInt64(seed))
             var totals = Dictionary(uniqueKeysWithValues: Neighbour.allCases.map { ($0, [0.0, 0.0]) })
-            for _ in 0..<(Self.seconds.map { max(1, Int($0)) } ?? 1) {
+            let turnCount = Self.seconds.map { max(1, Int($0)) } ?? 1
+            for _ in 0..<turnCount {
                 for neighbour in Self.seconds == nil ? [.attacking] : Neighbour.allCases {
                     let begin = MonotonicClock.now()
                     let end = begin + Self.sliceNanoseconds
@@ -125,7 +126,8 @@ import VsockTestSupport
                 zip(zip(totals[.attacking] ?? [], totals[neighbour] ?? []), Self.placesOfOthers)
                     .map { "\($1) \(Int(100 * $0.0 / max(1, $0.1))) %" }.joined(separator: ", ")
             }
-            print("\(name): \(shares(of: .computing)); beside an idle VM: \(shares(of: .idle))")
+            let rates = (totals[.idle] ?? []).map { "\((Int($0) / turnCount) >> 20)" }.joined(separator: " and ")
+            print("\(name): \(shares(of: .computing)); beside an idle VM: \(shares(of: .idle)) of \(rates) MiB/s")
         }
         for traffic in others {
             let isWhole = try traffic.finish()
