@@ -51,18 +51,23 @@ class Bench:
             sources[baseline] = ["--baseline", baseline, *options]
         return sources
 
+    @staticmethod
+    def loads():
+        """Each way, with so many connections and messages of each size: the cells that name it, and the options."""
+        for direction in ["guest-to-host", "host-to-guest"]:
+            for connections in ["1", "16", "256"]:
+                for size in SIZES:
+                    yield [direction, size, connections], [
+                        "--direction", direction, "--buf-size", size, "--connections", connections]
+
     # Each gives the lines of a table.
 
     def streams(self):
         rows = ["| direction | message | connections | device | peer | Unix sockets | device / peer | "
                 "CPU s/GiB: device | peer | Unix receiver |", "|---|---|---|---|---|---|---|---|---|---|"]
         devices = self.devices()
-        for direction in ["guest-to-host", "host-to-guest"]:
-            for connections in [1, 16, 256]:
-                for size in SIZES:
-                    options = ["--direction", direction, "--buf-size", size, "--connections", str(connections)]
-                    result = self.compare(self.sources(devices, options, "unix"))
-                    rows.append(self.throughput_row([direction, size, str(connections)], result, "peer"))
+        for names, options in self.loads():
+            rows.append(self.throughput_row(names, self.compare(self.sources(devices, options, "unix")), "peer"))
         self.stop(devices)
         return rows
 
@@ -70,17 +75,12 @@ class Bench:
         rows = ["| direction | message | connections | device | Unix sockets | device / Unix | CPU s/GiB: device | "
                 "Unix receiver |", "|---|---|---|---|---|---|---|---|"]
         devices = self.devices()
-        for direction in ["guest-to-host", "host-to-guest"]:
-            for connections in [1, 16, 256]:
-                for size in SIZES:
-                    options = ["--direction", direction, "--buf-size", size, "--connections", str(connections),
-                               "--type", "seqpacket"]
-                    # The peer has no SOCK_SEQPACKET.
-                    result = self.compare(self.sources(devices[:1], options, "unix"))
-                    device, unix = result["device"], result["unix"]
-                    rows.append(row([direction, size, str(connections), gigabits(device), gigabits(unix),
-                                     ratio(device, unix), number(median(device, DEVICE_TIME), 3),
-                                     number(median(unix, RECEIVER_TIME), 3)]))
+        for names, options in self.loads():
+            # The peer has no SOCK_SEQPACKET.
+            result = self.compare(self.sources(devices[:1], [*options, "--type", "seqpacket"], "unix"))
+            device, unix = result["device"], result["unix"]
+            rows.append(row([*names, gigabits(device), gigabits(unix), ratio(device, unix),
+                             number(median(device, DEVICE_TIME), 3), number(median(unix, RECEIVER_TIME), 3)]))
         self.stop(devices)
         return rows
 
