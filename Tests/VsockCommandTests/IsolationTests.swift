@@ -26,6 +26,7 @@ import VsockTestSupport
         }
         return names.split(separator: ",").compactMap { Attack(rawValue: String($0)) }
     }()
+    /// Bytes a second, each way.
     private static let load = getenv("VSOCK_LOAD").flatMap { UInt16(String(cString: $0)) }.flatMap {
         $0 > 0 ? Int($0) << 20 : nil
     }

@@ -8,19 +8,19 @@ import VsockCore
 @testable import VsockTransport
 
 /// What a guest has sent on a connection to a host program, and where those bytes are.
-struct ConnectionCredit: Sendable, Equatable {
+struct ConnectionCredit: Sendable {
     /// Bytes that wait for room in the host program's socket.
-    var backlogByteCount = 0
+    let backlogByteCount: Int
     /// Those of them whose record is not complete.
-    var openRecordByteCount = 0
+    let openRecordByteCount: Int
     /// Bytes held whose credit the guest has back.
-    var consumedAheadByteCount = 0
+    let consumedAheadByteCount: Int
     /// Bytes whose credit it has not.
-    var unreadByteCount = 0
+    let unreadByteCount: Int
     /// Bytes whose credit it has, since the start.
-    var forwardedByteCount = 0
+    let forwardedByteCount: Int
     /// All that it has sent.
-    var receivedByteCount = 0
+    let receivedByteCount: Int
 
     init(_ socket: HostSocket, _ endpoint: borrowing Endpoint) {
         let credit = endpoint.snapshot(socket.id)?.credit
